@@ -1,0 +1,114 @@
+"""Durable workflows on NATS JetStream: a workflow is a fold over its history, NATS is the only store."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+from romancy_nats.app import App
+from romancy_nats.client import Client
+from romancy_nats.core.context import WorkflowContext, current_workflow
+from romancy_nats.core.definition import Activity, Workflow, activity, compensation, workflow
+from romancy_nats.core.record import InstanceStatus
+from romancy_nats.core.retry import RetryPolicy
+from romancy_nats.errors import (
+    ActivityError,
+    ActivityTimeoutError,
+    AmbiguousInstanceError,
+    ConfigurationError,
+    ConnectionLostError,
+    DeterminismError,
+    DuplicateIdError,
+    InstanceConflictError,
+    InstanceEndedError,
+    InstanceNotFoundError,
+    InvalidNameError,
+    JetStreamDisabledError,
+    PayloadError,
+    PayloadTooLargeError,
+    PermissionDeniedError,
+    RetryExhaustedError,
+    RomancyError,
+    ServerBinaryMissingError,
+    ServerError,
+    ServerStartError,
+    ServerTooOldError,
+    ServerUnavailableError,
+    StartRejectedError,
+    StepTooLongError,
+    StorageError,
+    StreamMissingError,
+    TerminalError,
+    WorkflowCancelledError,
+    WorkflowError,
+    WorkflowFailedError,
+    WorkflowIOError,
+    WorkflowRuleError,
+    WorkflowStalledError,
+    WorkflowTerminatedError,
+    WorkflowTimeoutError,
+)
+from romancy_nats.handle import CompensationInfo, InstanceInfo, WorkflowHandle
+from romancy_nats.runtime.activity_context import ActivityContext, activity_context
+from romancy_nats.settings import Settings
+from romancy_nats.worker import Worker
+
+try:
+    __version__ = version("romancy-nats")
+except PackageNotFoundError:  # a source tree that is not installed
+    __version__ = "0"
+
+__all__ = [
+    "Activity",
+    "ActivityContext",
+    "ActivityError",
+    "ActivityTimeoutError",
+    "AmbiguousInstanceError",
+    "App",
+    "Client",
+    "CompensationInfo",
+    "ConfigurationError",
+    "ConnectionLostError",
+    "DeterminismError",
+    "DuplicateIdError",
+    "InstanceConflictError",
+    "InstanceEndedError",
+    "InstanceInfo",
+    "InstanceNotFoundError",
+    "InstanceStatus",
+    "InvalidNameError",
+    "JetStreamDisabledError",
+    "PayloadError",
+    "PayloadTooLargeError",
+    "PermissionDeniedError",
+    "RetryExhaustedError",
+    "RetryPolicy",
+    "RomancyError",
+    "ServerBinaryMissingError",
+    "ServerError",
+    "ServerStartError",
+    "ServerTooOldError",
+    "ServerUnavailableError",
+    "Settings",
+    "StartRejectedError",
+    "StepTooLongError",
+    "StorageError",
+    "StreamMissingError",
+    "TerminalError",
+    "Worker",
+    "Workflow",
+    "WorkflowCancelledError",
+    "WorkflowContext",
+    "WorkflowError",
+    "WorkflowFailedError",
+    "WorkflowHandle",
+    "WorkflowIOError",
+    "WorkflowRuleError",
+    "WorkflowStalledError",
+    "WorkflowTerminatedError",
+    "WorkflowTimeoutError",
+    "activity",
+    "activity_context",
+    "compensation",
+    "current_workflow",
+    "workflow",
+]

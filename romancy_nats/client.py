@@ -1,0 +1,208 @@
+"""Starts workflows and speaks with their instances. Knows the ports, not the server."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, ParamSpec, TypeVar, cast, overload
+
+import anyio
+
+from romancy_nats.core.definition import Workflow
+from romancy_nats.core.ids import InstanceKey, check_id, check_name
+from romancy_nats.core.parameters import fingerprint
+from romancy_nats.core.payload import ValueCodec
+from romancy_nats.core.record import InstanceStatus
+from romancy_nats.core.starting import CONTENT_TYPE, NOTIFY, TOKEN, write_start
+from romancy_nats.errors import (
+    InstanceConflictError,
+    PayloadError,
+    PayloadTooLargeError,
+    StartRejectedError,
+    StorageError,
+)
+from romancy_nats.handle import InstanceInfo, Notice, WorkflowHandle, untyped
+from romancy_nats.ports import Message, Refusal, Refused, World
+from romancy_nats.runtime.writing import read_record
+from romancy_nats.settings import Settings
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Client:
+    """A client of one namespace. Get one from `Client.connect`, `app.run()` or a test environment."""
+
+    def __init__(self, world: World, *, max_message: int = 1_000_000) -> None:
+        self.world = world
+        self._max_message = max_message
+
+    @staticmethod
+    def connect(
+        url: str | None = None, *, namespace: str | None = None, settings: Settings | None = None
+    ) -> AbstractAsyncContextManager[Client]:
+        """Connect to a server: the URL given here, or in the settings.
+
+        Raises ConfigurationError without any URL, StreamMissingError when streams are missing and may not be made.
+        """
+        return _connected(url, namespace, settings or Settings())
+
+    @overload
+    async def start(
+        self, workflow: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> WorkflowHandle[R]: ...
+    @overload
+    async def start(self, workflow: str, /, *args: object, **kwargs: object) -> WorkflowHandle[Any]: ...
+    async def start(self, workflow: Any, /, *args: Any, **kwargs: Any) -> WorkflowHandle[Any]:
+        """Start an instance; returns once that is durable. The same id twice is the same instance.
+
+        Raises StartRejectedError when the arguments do not fit (nothing is sent), InstanceConflictError when the id
+        exists with another input.
+        """
+        if isinstance(workflow, str):
+            return await self._start_by_name(check_name(workflow), args, kwargs)
+        return await self._start(cast("Workflow[..., Any]", workflow), args, kwargs)
+
+    @overload
+    async def execute(self, workflow: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    async def execute(self, workflow: str, /, *args: object, **kwargs: object) -> Any: ...
+    async def execute(self, workflow: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Start an instance and wait for its result; raises what `handle.result` raises."""
+        handle = await self.start(workflow, *args, **kwargs)
+        return await handle.result()
+
+    @overload
+    def get(self, id: str, workflow: Workflow[..., R]) -> WorkflowHandle[R]: ...
+    @overload
+    def get(self, id: str, workflow: str | None = None, *, result_type: type[T]) -> WorkflowHandle[T]: ...
+    @overload
+    def get(self, id: str, workflow: str | None = None, result_type: None = None) -> WorkflowHandle[Any]: ...
+    def get(
+        self,
+        id: str,
+        workflow: Workflow[..., Any] | str | None = None,
+        result_type: Any = None,
+    ) -> WorkflowHandle[Any]:
+        """A handle of an instance by id; whether it exists shows when something is awaited on it."""
+        if isinstance(workflow, Workflow):
+            return WorkflowHandle(self, check_id(id), workflow.name, workflow.result)
+        codec = untyped() if result_type is None else cast("ValueCodec[Any]", ValueCodec(result_type))
+        return WorkflowHandle(self, check_id(id), workflow, codec)
+
+    async def list(
+        self,
+        *,
+        workflow: Workflow[..., Any] | str | None = None,
+        status: InstanceStatus | str | None = None,
+    ) -> AsyncIterator[InstanceInfo]:
+        """Instances that have a record, of one workflow and one status if given; in no order."""
+        name = workflow.name if isinstance(workflow, Workflow) else workflow
+        wanted = None if status is None else InstanceStatus(status)
+        async for listed in self.world.ledger.scan(name):
+            if wanted is None or listed.record.status is wanted:
+                yield InstanceInfo.of(listed.key, listed.record)
+
+    async def count(
+        self,
+        *,
+        workflow: Workflow[..., Any] | str | None = None,
+        status: InstanceStatus | str | None = None,
+    ) -> int:
+        """How many instances `list` would give."""
+        return len([info async for info in self.list(workflow=workflow, status=status)])
+
+    async def send(self, message: Message) -> None:
+        """Publish a message to an instance; returns once it is durable."""
+        await _until_stored(lambda: self.world.queues.send(message), "a message")
+
+    # --- starting
+
+    async def _start(
+        self, workflow: Workflow[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> WorkflowHandle[Any]:
+        try:
+            input = workflow.parameters.encode(args, kwargs)
+            workflow.parameters.decode(input)
+        except PayloadError as error:
+            raise StartRejectedError(str(error), workflow=workflow.name) from error
+        if len(input) > self._max_message:
+            too_large = PayloadTooLargeError(f"the input of {workflow.name!r}", len(input), self._max_message)
+            raise StartRejectedError(str(too_large), workflow=workflow.name) from too_large
+        options = workflow.start_options
+        key = InstanceKey(workflow.name, options.id if options.id is not None else self.world.chance.id())
+        mark = fingerprint(input)
+        if options.id is not None and await self._exists(key, mark, options.on_conflict == "fail"):
+            return WorkflowHandle(self, key.id, key.workflow, workflow.result, fingerprint=mark)
+        notice = Notice()
+        inbox, give_up = self.world.wire.expect(notice)
+        headers = write_start(workflow, key, input, notify=inbox)
+        await self._publish(workflow.name, input, headers)
+        return WorkflowHandle(
+            self, key.id, key.workflow, workflow.result, fingerprint=mark, notice=notice, give_up=give_up
+        )
+
+    async def _start_by_name(
+        self, workflow: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> WorkflowHandle[Any]:
+        key = InstanceKey(workflow, self.world.chance.id())
+        return await self.start_plain(key, {"args": builtins.list(args), "kwargs": kwargs})
+
+    async def start_plain(self, key: InstanceKey, body: object) -> WorkflowHandle[Any]:
+        """Start a workflow by name with a plain body, as a bare message would; its worker checks the arguments."""
+        try:
+            data = untyped().encode(body)
+        except PayloadError as error:
+            raise StartRejectedError(str(error), workflow=key.workflow) from error
+        if len(data) > self._max_message:
+            too_large = PayloadTooLargeError(f"the input of {key.workflow!r}", len(data), self._max_message)
+            raise StartRejectedError(str(too_large), workflow=key.workflow) from too_large
+        notice = Notice()
+        inbox, give_up = self.world.wire.expect(notice)
+        message_id = f"{key.token}:{fingerprint(data)}"
+        headers = {
+            TOKEN: key.id_token,
+            CONTENT_TYPE: "application/msgpack",
+            NOTIFY: inbox,
+            "Nats-Msg-Id": message_id,
+        }
+        await self._publish(key.workflow, data, headers)
+        return WorkflowHandle(self, key.id, key.workflow, untyped(), notice=notice, give_up=give_up)
+
+    async def _exists(self, key: InstanceKey, mark: str, fail: bool) -> bool:
+        held = await read_record(self.world, key)
+        if held is None:
+            return False
+        if fail or (held.record.fingerprint and held.record.fingerprint != mark):
+            raise InstanceConflictError(key.id, key.workflow)
+        return True
+
+    async def _publish(self, workflow: str, data: bytes, headers: dict[str, str]) -> None:
+        await _until_stored(
+            lambda: self.world.queues.start(workflow, data, headers), f"a start of {workflow!r}"
+        )
+
+
+async def _until_stored(write: Any, what: str) -> None:
+    """Send again, unchanged, until the server answers (L3); the message id makes that harmless."""
+    pause = 0.05
+    while True:
+        reply = await write()
+        if isinstance(reply, int):
+            return
+        if isinstance(reply, Refused):
+            if reply.why is Refusal.TOO_LARGE:
+                raise PayloadError(f"{what} is larger than the server takes ({reply.text})")
+            raise StorageError(f"the server refused {what}: {reply.text or reply.why.name}")
+        await anyio.sleep(pause)
+        pause = min(pause * 2, 2.0)
+
+
+@asynccontextmanager
+async def _connected(url: str | None, namespace: str | None, settings: Settings) -> AsyncGenerator[Client]:
+    from romancy_nats.composition import connect_world
+
+    async with connect_world(settings, url=url, namespace=namespace, name="romancy-client") as world:
+        yield Client(world)

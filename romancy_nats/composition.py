@@ -1,0 +1,47 @@
+"""From settings to a connected world, with the embedded server where no URL is given. Wiring only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from romancy_nats.errors import ConfigurationError
+from romancy_nats.jetstream.server import EmbeddedServer
+from romancy_nats.jetstream.world import JetStreamWorld, open_world
+from romancy_nats.settings import Settings
+
+
+@asynccontextmanager
+async def server_url(url: str | None, settings: Settings) -> AsyncGenerator[str]:
+    """The URL given, the one in the settings, or that of an embedded server that lives as long as this block."""
+    known = url or settings.nats_url
+    if known is not None:
+        yield known
+        return
+    async with EmbeddedServer(store=settings.store, sync_always=settings.sync_always) as server:
+        yield server.url
+
+
+@asynccontextmanager
+async def connect_world(
+    settings: Settings, *, url: str | None = None, namespace: str | None = None, name: str = "romancy"
+) -> AsyncGenerator[JetStreamWorld]:
+    """Connect to the server; raises ConfigurationError when no URL is known."""
+    known = url or settings.nats_url
+    if known is None:
+        raise ConfigurationError(
+            "no server: give a URL, or set ROMANCY_NATS_URL; `romancy dev` and `app.run()` start one of their own"
+        )
+    async with open_world(
+        known,
+        namespace=namespace or settings.namespace,
+        shards=settings.shards,
+        replicas=settings.replicas,
+        lease_ttl=settings.lease_ttl,
+        provision=settings.provision,
+        name=f"{name}-{settings.worker_id or os.getpid()}",
+        credentials=settings.credentials(),
+        inbox_prefix=settings.inbox_prefix,
+    ) as world:
+        yield world

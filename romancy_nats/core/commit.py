@@ -1,0 +1,64 @@
+"""A commit: the events of one turn in one message. Its form on the wire, nothing about when it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import msgpack
+
+from romancy_nats.core.events import CLASSES, TAGS, Event
+from romancy_nats.errors import PayloadError
+
+VERSION = 1
+_ENVELOPE_FIELDS = 7
+
+
+@dataclass(slots=True, frozen=True)
+class Commit:
+    """`id` is fresh for each content (L3). `fence` is the revision it was written under; `time` µs since the epoch.
+
+    `open`: the commands of its last event go on in the next commit, or were not asked for yet (the instance stalled).
+    """
+
+    id: str
+    incarnation: str
+    fence: int
+    time: int
+    events: tuple[Event, ...]
+    open: bool = False
+
+    def encode(self) -> bytes:
+        """The bytes of the commit."""
+        return encode_commit(self.id, self.incarnation, self.fence, self.time, self.events, self.open)
+
+    @staticmethod
+    def decode(data: bytes) -> Commit:
+        """Read a commit; raises PayloadError when the bytes are not one, or of a later version."""
+        try:
+            raw = cast("list[Any]", msgpack.unpackb(data, use_list=True))
+            version, id, incarnation, fence, time, open, events = raw[:_ENVELOPE_FIELDS]
+            if version != VERSION:
+                raise PayloadError(
+                    f"a commit of format {version}; this release reads {VERSION}: upgrade the worker"
+                )
+            return Commit(id, incarnation, fence, time, tuple(map(_event, events)), open)
+        except PayloadError:
+            raise
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            raise PayloadError(f"not a commit of a history: {error}") from error
+
+
+def encode_commit(
+    id: str, incarnation: str, fence: int, time: int, events: Sequence[Event], open: bool = False
+) -> bytes:
+    """The bytes of a commit, without building it first: every step of every workflow passes here."""
+    packed = [(TAGS[type(event)], *event) for event in events]
+    return cast(bytes, msgpack.packb((VERSION, id, incarnation, fence, time, open, packed)))
+
+
+def _event(fields: list[Any]) -> Event:
+    cls = CLASSES[fields[0]]
+    known = len(cls._fields) + 1
+    return cls(*fields[1:known])

@@ -1,0 +1,146 @@
+"""What workflow code may call. Each verb gives out its id when called, in program order, and awaits a delivery."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, MutableMapping
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from uuid import UUID
+
+from romancy_nats.core.definition import Activity, as_activity
+from romancy_nats.core.retry import Duration, seconds
+from romancy_nats.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from romancy_nats.core.execution import Execution
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_current: ContextVar[WorkflowContext | None] = ContextVar("romancy_workflow", default=None)
+_logger = logging.getLogger("romancy.workflow")
+
+
+def current_workflow() -> WorkflowContext | None:
+    """The context when called inside workflow code, else None."""
+    return _current.get()
+
+
+def enter_workflow(context: WorkflowContext) -> None:
+    """Make this the context of the running asyncio context (the root of a workflow calls it once)."""
+    _current.set(context)
+
+
+class WorkflowContext:
+    """The workflow's view of itself and the only door to the outside."""
+
+    def __init__(self, execution: Execution, worker_id: str) -> None:
+        self._execution = execution
+        self._worker_id = worker_id
+        self._log = _WorkflowLogger(execution)
+
+    @property
+    def instance_id(self) -> str:
+        """The id of this instance."""
+        return self._execution.key.id
+
+    @property
+    def workflow_name(self) -> str:
+        """The name of the workflow."""
+        return self._execution.key.workflow
+
+    @property
+    def worker_id(self) -> str:
+        """The label of the worker that runs this code just now; never branch on it."""
+        return self._worker_id
+
+    @property
+    def generation(self) -> int:
+        """0, and one more after each `recur`."""
+        return self._execution.generation
+
+    @property
+    def is_replaying(self) -> bool:
+        """True while recorded events are consumed, False from the first new one."""
+        return self._execution.replaying
+
+    @property
+    def random(self) -> Random:
+        """A random generator that gives the same numbers in replay."""
+        return self._execution.random
+
+    @property
+    def logger(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger under `romancy.workflow` that is silent in replay."""
+        return self._log
+
+    def now(self) -> datetime:
+        """The time of the last recorded event, in UTC: the same in replay."""
+        return datetime.fromtimestamp(self._execution.loop.time(), UTC)
+
+    def uuid4(self) -> UUID:
+        """A random UUID that is the same in replay."""
+        return UUID(int=self._execution.random.getrandbits(128), version=4)
+
+    def run(self, activity: Activity[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """Run an activity durably: its result is recorded once, and replay returns the record.
+
+        Raises what the activity raised for good: RetryExhaustedError, a TerminalError or non-retryable error as
+        itself, PayloadError when the arguments cannot be serialised.
+        """
+        if not isinstance(activity, Activity):
+            name = getattr(activity, "__name__", repr(activity))
+            raise ConfigurationError(
+                f"ctx.run takes an activity; decorate {name} with @activity, or use ctx.step"
+            )
+        return self._execution.run_activity(activity, args, kwargs)
+
+    def step(
+        self, name: str, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, R]:
+        """Make a closure durable: `fn`, plain or async, runs once as an activity called `name`."""
+        return self._execution.run_activity(step_activity(name, fn), args, kwargs)
+
+    async def sleep(self, duration: Duration) -> None:
+        """Wait; durable like `asyncio.sleep` in workflow code."""
+        await asyncio.sleep(max(0.0, seconds(duration)))
+
+    async def sleep_until(self, moment: datetime) -> None:
+        """Wait until a moment, which must have a time zone; a past one returns at once."""
+        if moment.tzinfo is None:
+            raise ConfigurationError("sleep_until takes an aware datetime: give it a time zone")
+        await asyncio.sleep(max(0.0, moment.timestamp() - self._execution.loop.time()))
+
+    def register_compensation(self, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Call `fn` with these arguments if the workflow fails or is cancelled, in its place in the reverse order."""
+        self._execution.saga.register(as_activity(fn), args, kwargs)
+
+
+def step_activity(name: str, fn: Callable[..., R]) -> Activity[..., R]:
+    """An activity made on the spot from a closure."""
+    from romancy_nats.core.definition import AsyncActivity, SyncActivity
+
+    if asyncio.iscoroutinefunction(fn):
+        return AsyncActivity[..., R](fn, name=name)
+    return SyncActivity[..., R](fn, name=name)
+
+
+class _WorkflowLogger(logging.LoggerAdapter[logging.Logger]):
+    """Adds who speaks, and says nothing in replay."""
+
+    def __init__(self, execution: Execution) -> None:
+        super().__init__(_logger, {})
+        self._execution = execution
+
+    def isEnabledFor(self, level: int) -> bool:
+        return not self._execution.replaying and super().isEnabledFor(level)
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        key = self._execution.key
+        extra = {"workflow": key.workflow, "instance_id": key.id, "generation": self._execution.generation}
+        return msg, {**kwargs, "extra": {**extra, **(kwargs.get("extra") or {})}}

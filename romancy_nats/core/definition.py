@@ -1,0 +1,337 @@
+"""What a user defines: activities, compensations and workflows, with their types. Nothing here runs them."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    cast,
+    overload,
+)
+
+from romancy_nats.core.ids import check_id, check_name
+from romancy_nats.core.parameters import Parameters
+from romancy_nats.core.payload import ValueCodec
+from romancy_nats.core.retry import Duration, RetryPolicy, seconds
+from romancy_nats.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from romancy_nats.core.context import WorkflowContext
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S")
+P2 = ParamSpec("P2")
+
+registered_errors: dict[str, type[BaseException]] = {}
+"""Every class named in an `errors=[…]`: a client rebuilds the cause of a failure from these."""
+
+
+class Activity(Generic[P, R]):
+    """A function whose result is recorded. Call it directly for a plain call, `ctx.run(it, …)` for a durable one."""
+
+    def __init__(
+        self,
+        fn: Callable[..., object],
+        *,
+        name: str | None = None,
+        compensation: Callable[..., object] | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: Duration | None = None,
+        heartbeat: Duration | None = None,
+        errors: Sequence[type[BaseException]] = (),
+        max_threads: int | None = None,
+    ) -> None:
+        self.fn = fn
+        self.name = check_name(name or getattr(fn, "__name__", type(fn).__name__))
+        self.is_async = inspect.iscoroutinefunction(fn)
+        self.compensation = None if compensation is None else as_activity(compensation)
+        self.retry = retry
+        self.timeout = None if timeout is None else seconds(timeout)
+        self.heartbeat = None if heartbeat is None else seconds(heartbeat)
+        self.max_threads = max_threads
+        self.errors = {f"{cls.__module__}.{cls.__qualname__}": cls for cls in errors}
+        registered_errors.update(self.errors)
+        self.id: str | None = None
+        self.__doc__ = fn.__doc__
+        self.__wrapped__ = fn
+        self._parameters: Parameters | None = None
+        self._result: ValueCodec[R] | None = None
+
+    @property
+    def parameters(self) -> Parameters:
+        """The codec of the arguments; made on first use, when forward references can be resolved."""
+        if self._parameters is None:
+            self._parameters = Parameters(self.fn)
+        return self._parameters
+
+    @property
+    def result(self) -> ValueCodec[R]:
+        """The codec of the result."""
+        if self._result is None:
+            self._result = ValueCodec[R](return_annotation(self.fn))
+        return self._result
+
+    def options(
+        self,
+        *,
+        id: str | None = None,
+        timeout: Duration | None = None,
+        retry: RetryPolicy | None = None,
+        heartbeat: Duration | None = None,
+    ) -> Self:
+        """The same activity with other options for one call; `id` becomes its `activity_id` exactly."""
+        other = _copy(self)
+        if id is not None:
+            other.id = check_id(id)
+        if timeout is not None:
+            other.timeout = seconds(timeout)
+        if retry is not None:
+            other.retry = retry
+        if heartbeat is not None:
+            other.heartbeat = seconds(heartbeat)
+        return other
+
+    def _bound(self, owner: object) -> Self:
+        other = _copy(self)
+        other.fn = self.fn.__get__(owner)
+        other._parameters = None
+        return other
+
+    def __repr__(self) -> str:
+        return f"<activity {self.name}>"
+
+
+class AsyncActivity(Activity[P, R]):
+    """An activity made from an `async def`."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """Call the function directly, without a record."""
+        return cast("Coroutine[Any, Any, R]", self.fn(*args, **kwargs))
+
+    @overload
+    def __get__(self, owner: None, cls: type) -> AsyncActivity[P, R]: ...
+    @overload
+    def __get__(self: AsyncActivity[Concatenate[S, P2], R], owner: S, cls: type) -> AsyncActivity[P2, R]: ...
+    def __get__(self, owner: Any, cls: type) -> Any:
+        """A method that is an activity, bound to its object."""
+        return self if owner is None else self._bound(owner)
+
+
+class SyncActivity(Activity[P, R]):
+    """An activity made from a plain function; it runs in a thread."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function directly, without a record."""
+        return cast("R", self.fn(*args, **kwargs))
+
+    @overload
+    def __get__(self, owner: None, cls: type) -> SyncActivity[P, R]: ...
+    @overload
+    def __get__(self: SyncActivity[Concatenate[S, P2], R], owner: S, cls: type) -> SyncActivity[P2, R]: ...
+    def __get__(self, owner: Any, cls: type) -> Any:
+        """A method that is an activity, bound to its object."""
+        return self if owner is None else self._bound(owner)
+
+
+class ActivityDecorator(Protocol):
+    """What `@activity(...)` with options returns."""
+
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncActivity[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> SyncActivity[P, R]: ...
+
+
+@overload
+def activity(fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncActivity[P, R]: ...
+@overload
+def activity(fn: Callable[P, R], /) -> SyncActivity[P, R]: ...
+@overload
+def activity(
+    *,
+    name: str | None = None,
+    compensation: Callable[..., object] | None = None,
+    retry: RetryPolicy | None = None,
+    timeout: Duration | None = None,
+    heartbeat: Duration | None = None,
+    errors: Sequence[type[BaseException]] = (),
+    max_threads: int | None = None,
+) -> ActivityDecorator: ...
+def activity(fn: Callable[..., object] | None = None, /, **options: Any) -> Any:
+    """Make a function an activity: its result is recorded, and replay returns the record.
+
+    `compensation` undoes it in a saga; `timeout` bounds one attempt and `heartbeat` its longest silence (seconds or
+    timedelta); `errors` names the exception classes that come back to the workflow as themselves; `max_threads`
+    bounds how many calls of a plain function run at once on one worker.
+    """
+    if fn is not None:
+        return as_activity(fn)
+    return lambda fn: _make(fn, **options)
+
+
+class CompensationDecorator(ActivityDecorator, Protocol):
+    """What `@compensation(...)` with options returns."""
+
+
+@overload
+def compensation(fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncActivity[P, R]: ...
+@overload
+def compensation(fn: Callable[P, R], /) -> SyncActivity[P, R]: ...
+@overload
+def compensation(
+    *,
+    name: str | None = None,
+    retry: RetryPolicy | None = None,
+    timeout: Duration | None = None,
+    heartbeat: Duration | None = None,
+    errors: Sequence[type[BaseException]] = (),
+    max_threads: int | None = None,
+) -> CompensationDecorator: ...
+def compensation(fn: Callable[..., object] | None = None, /, **options: Any) -> Any:
+    """Make a function a compensation: it is called with the arguments (and `result`) of what it undoes."""
+    if fn is not None:
+        return as_activity(fn)
+    return lambda fn: _make(fn, **options)
+
+
+def as_activity(fn: Callable[..., object]) -> Activity[..., Any]:
+    """The activity itself, or one made from a plain function."""
+    return cast("Activity[..., Any]", fn) if isinstance(fn, Activity) else _make(fn)
+
+
+def _make(fn: Callable[..., object], **options: Any) -> Activity[..., Any]:
+    if not callable(fn):
+        raise ConfigurationError(f"@activity and @compensation decorate functions, not {fn!r}")
+    if inspect.isasyncgenfunction(fn) or inspect.isgeneratorfunction(fn):
+        raise ConfigurationError(f"{fn!r} is a generator; an activity returns one value")
+    made = AsyncActivity if inspect.iscoroutinefunction(fn) else SyncActivity
+    return made(fn, **options)
+
+
+@dataclass(frozen=True, slots=True)
+class StartOptions:
+    """How one start of a workflow differs from the usual."""
+
+    id: str | None = None
+    timeout: float | None = None
+    on_conflict: Literal["join", "fail", "restart_ended"] = "join"
+
+
+class Workflow(Generic[P, R]):
+    """A workflow: an `async def` whose first parameter is the context. Calling it directly is a plain call."""
+
+    def __init__(
+        self,
+        fn: Callable[Concatenate[WorkflowContext, P], Coroutine[Any, Any, R]],
+        *,
+        name: str | None = None,
+        max_concurrency: int | None = None,
+    ) -> None:
+        if not inspect.iscoroutinefunction(fn):
+            raise ConfigurationError(f"a workflow is an `async def`; {getattr(fn, '__name__', fn)!r} is not")
+        if max_concurrency is not None and max_concurrency < 1:
+            raise ConfigurationError("max_concurrency is 1 or more, or None for no limit")
+        self.fn = fn
+        self.name = check_name(name or fn.__name__)
+        self.max_concurrency = max_concurrency
+        self.start_options = StartOptions()
+        self.code = _code_version(fn)
+        self.__doc__ = fn.__doc__
+        self.__wrapped__ = fn
+        self._parameters: Parameters | None = None
+        self._result: ValueCodec[R] | None = None
+
+    @property
+    def parameters(self) -> Parameters:
+        """The codec of the arguments after the context."""
+        if self._parameters is None:
+            self._parameters = Parameters(self.fn, skip_first=True)
+        return self._parameters
+
+    @property
+    def result(self) -> ValueCodec[R]:
+        """The codec of the result."""
+        if self._result is None:
+            self._result = ValueCodec[R](return_annotation(self.fn))
+        return self._result
+
+    def options(
+        self,
+        *,
+        id: str | None = None,
+        timeout: float | timedelta | None = None,
+        on_conflict: Literal["join", "fail", "restart_ended"] = "join",
+    ) -> Workflow[P, R]:
+        """The same workflow with options for one start."""
+        other = _copy(self)
+        limit = None if timeout is None else seconds(timeout)
+        other.start_options = StartOptions(None if id is None else check_id(id), limit, on_conflict)
+        return other
+
+    def __call__(self, ctx: WorkflowContext, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """Call the function directly, without a record."""
+        return self.fn(ctx, *args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<workflow {self.name}>"
+
+
+class WorkflowDecorator(Protocol):
+    """What `@workflow(...)` with options returns."""
+
+    def __call__(
+        self, fn: Callable[Concatenate[WorkflowContext, P], Coroutine[Any, Any, R]], /
+    ) -> Workflow[P, R]: ...
+
+
+@overload
+def workflow(fn: Callable[Concatenate[WorkflowContext, P], Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+@overload
+def workflow(*, name: str | None = None, max_concurrency: int | None = None) -> WorkflowDecorator: ...
+def workflow(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Make an `async def` a workflow.
+
+    `max_concurrency` bounds how many instances are at work at once over all workers (those at rest do not count).
+    """
+    if fn is not None:
+        return Workflow(fn)
+    return lambda fn: Workflow(fn, **options)
+
+
+def return_annotation(fn: Callable[..., object]) -> Any:
+    """The annotation of what a function returns, `Any` where there is none."""
+    target = inspect.unwrap(fn)
+    try:
+        hints = inspect.get_annotations(getattr(target, "__func__", target), eval_str=True)
+    except (NameError, TypeError, AttributeError):
+        return Any
+    return hints.get("return", Any)
+
+
+def _copy(original: S) -> S:
+    other = object.__new__(type(original))
+    other.__dict__.update(original.__dict__)
+    return other
+
+
+def _code_version(fn: Callable[..., object]) -> str:
+    try:
+        text = inspect.getsource(fn).encode()
+    except (OSError, TypeError):
+        code = getattr(fn, "__code__", None)
+        text = code.co_code if code is not None else repr(fn).encode()
+    return hashlib.sha256(text).hexdigest()[:12]

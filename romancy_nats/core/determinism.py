@@ -1,0 +1,71 @@
+"""What to say when a replay does not fit its history (L7): expected and produced command, and the source line."""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from pathlib import Path
+from types import FrameType
+
+from romancy_nats.core.events import Command
+from romancy_nats.errors import DeterminismError
+
+_HERE = str(Path(__file__).resolve().parent.parent)
+_ASYNCIO = str(Path(sys.modules["asyncio"].__file__ or "").parent)
+
+
+def calling_place() -> str:
+    """`file:line in function` of the nearest caller that is neither this package nor asyncio."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith((_HERE, _ASYNCIO)):
+            return f"{file}:{frame.f_lineno} in {frame.f_code.co_name}"
+        frame = frame.f_back
+    return ""
+
+
+def describe(command: Command | None) -> str:
+    """A command in one line, as the diff shows it."""
+    if command is None:
+        return "nothing"
+    name = type(command).__name__
+    shown = [
+        f"{field}={value!r}" for field, value in zip(command._fields, command, strict=True) if field in _SHOWN
+    ]
+    return f"{name}({', '.join(shown)})" if shown else name
+
+
+_SHOWN = ("id", "name", "compensates", "cause")
+
+
+def same(expected: Command, produced: Command) -> bool:
+    """Whether a produced command is the recorded one; values (inputs, results) may differ, identity may not."""
+    if type(expected) is not type(produced):
+        return False
+    wanted = [getattr(expected, field, None) for field in _SHOWN[:3]]
+    return wanted == [getattr(produced, field, None) for field in _SHOWN[:3]]
+
+
+def mismatch(
+    where: str, position: tuple[int, int], expected: Command | None, produced: Command | None, place: str
+) -> DeterminismError:
+    """The error for the first command that differs. `position` is (commit, event) in the history."""
+    commit, event = position
+    want, got = describe(expected), describe(produced)
+    text = (
+        f"{where}: the code no longer gives the commands of its history (commit {commit}, event {event})\n"
+        f"- expected: {want}\n"
+        f"+ produced: {got}{_at(place)}\n"
+        "Restore the old order of calls, or run a version of the code that replays this history; then retry."
+    )
+    return DeterminismError(text, position=commit, expected=want, produced=got)
+
+
+def _at(place: str) -> str:
+    if not place:
+        return ""
+    file, _, rest = place.partition(":")
+    line = rest.split(" ", 1)[0]
+    source = linecache.getline(file, int(line)).strip() if line.isdigit() else ""
+    return f"\n  at {place}" + (f"\n     {source}" if source else "")

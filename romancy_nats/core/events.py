@@ -1,0 +1,191 @@
+"""What a history is made of: one tuple class per event. Meaning and field order only; no behaviour.
+
+Two kinds. *Deliveries* come to the workflow from outside. *Commands* are what workflow code asked for; a command is
+recorded (commit before effect, L2) and then carried out. Fields are only ever added at the end, with a default: a
+history is read for ever.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class WorkflowStarted(NamedTuple):
+    """Delivery: the first event of a generation. `deadline` is in µs since the epoch, 0 for none."""
+
+    workflow: str
+    input: bytes
+    code: str
+    stream: str = ""
+    sequence: int = 0
+    deadline: int = 0
+    trace: str = ""
+
+
+class ActivityCompleted(NamedTuple):
+    """Delivery: an activity (or compensation) returned."""
+
+    id: str
+    attempt: int
+    result: bytes
+
+
+class ActivityFailed(NamedTuple):
+    """Delivery: an activity failed for good. `exhausted`: it used up its attempts, else the error was final."""
+
+    id: str
+    attempt: int
+    failure: bytes
+    exhausted: bool = True
+
+
+class ActivityAttemptFailed(NamedTuple):
+    """Delivery that workflow code does not see: one attempt failed and another follows."""
+
+    id: str
+    attempt: int
+    failure: bytes
+    heartbeat: bytes = b""
+
+
+class TimerFired(NamedTuple):
+    """Delivery: a timer is due."""
+
+    id: str
+
+
+class CancelRequested(NamedTuple):
+    """Delivery: somebody asked for the cancel of the instance, in message `sequence` of `stream`."""
+
+    reason: str
+    stream: str = ""
+    sequence: int = 0
+    message_id: str = ""
+
+
+class TerminateRequested(NamedTuple):
+    """Delivery: somebody asked for the end of the instance at once, without compensation."""
+
+    reason: str
+    stream: str = ""
+    sequence: int = 0
+    message_id: str = ""
+
+
+class RetryRequested(NamedTuple):
+    """Delivery that workflow code does not see: a stalled instance is to be tried again."""
+
+    stream: str = ""
+    sequence: int = 0
+    message_id: str = ""
+
+
+class ActivityScheduled(NamedTuple):
+    """Command: run an activity. `compensates` is the id of the activity that it undoes, if it does."""
+
+    id: str
+    name: str
+    input: bytes
+    compensates: str = ""
+
+
+class ActivityAbandoned(NamedTuple):
+    """Command: the workflow no longer wants the result of an activity; a late one does not count."""
+
+    id: str
+
+
+class TimerStarted(NamedTuple):
+    """Command: start a durable timer, due at `due` µs since the epoch."""
+
+    id: str
+    due: int
+
+
+class TimerCancelled(NamedTuple):
+    """Command: a timer is no longer needed."""
+
+    id: str
+
+
+class CompensationBegun(NamedTuple):
+    """Command: the workflow failed or was cancelled; from here on only compensations run."""
+
+    cause: str
+
+
+class WorkflowCompleted(NamedTuple):
+    """Command: the workflow returned."""
+
+    result: bytes
+
+
+class WorkflowFailed(NamedTuple):
+    """Command: the workflow raised."""
+
+    failure: bytes
+
+
+class WorkflowCancelled(NamedTuple):
+    """Command: the workflow ended after a cancel."""
+
+    reason: str
+
+
+class WorkflowTerminated(NamedTuple):
+    """Command: the workflow was ended from outside."""
+
+    reason: str
+
+
+Delivered = (
+    WorkflowStarted
+    | ActivityCompleted
+    | ActivityFailed
+    | ActivityAttemptFailed
+    | TimerFired
+    | CancelRequested
+    | TerminateRequested
+    | RetryRequested
+)
+Command = (
+    ActivityScheduled
+    | ActivityAbandoned
+    | TimerStarted
+    | TimerCancelled
+    | CompensationBegun
+    | WorkflowCompleted
+    | WorkflowFailed
+    | WorkflowCancelled
+    | WorkflowTerminated
+)
+Event = Delivered | Command
+Ending = WorkflowCompleted | WorkflowFailed | WorkflowCancelled | WorkflowTerminated
+MessageEvent = CancelRequested | TerminateRequested | RetryRequested
+
+TAGS: dict[type[Event], int] = {
+    WorkflowStarted: 1,
+    ActivityCompleted: 2,
+    ActivityFailed: 3,
+    ActivityAttemptFailed: 4,
+    TimerFired: 5,
+    CancelRequested: 6,
+    TerminateRequested: 7,
+    RetryRequested: 8,
+    ActivityScheduled: 32,
+    ActivityAbandoned: 33,
+    TimerStarted: 34,
+    TimerCancelled: 35,
+    CompensationBegun: 36,
+    WorkflowCompleted: 37,
+    WorkflowFailed: 38,
+    WorkflowCancelled: 39,
+    WorkflowTerminated: 40,
+}
+CLASSES: dict[int, type[Event]] = {tag: event for event, tag in TAGS.items()}
+FIRST_COMMAND_TAG = 32
+
+
+def is_command(event: Event) -> bool:
+    """Whether workflow code produced this event."""
+    return TAGS[type(event)] >= FIRST_COMMAND_TAG

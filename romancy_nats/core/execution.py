@@ -1,0 +1,396 @@
+"""One generation of an instance: deliveries go in, commands come out. Total, deterministic, synchronous; no I/O.
+
+Live and in replay the same code runs: `deliver` steps the workflow by one event, `replay` does so for a recorded
+commit and holds the commands against those recorded (L7).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import random
+from asyncio import CancelledError
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from romancy_nats.core import determinism
+from romancy_nats.core.commit import Commit
+from romancy_nats.core.context import WorkflowContext, enter_workflow
+from romancy_nats.core.definition import Activity, Workflow
+from romancy_nats.core.events import (
+    ActivityAbandoned,
+    ActivityAttemptFailed,
+    ActivityCompleted,
+    ActivityFailed,
+    ActivityScheduled,
+    CancelRequested,
+    Command,
+    CompensationBegun,
+    Delivered,
+    Ending,
+    Event,
+    RetryRequested,
+    TerminateRequested,
+    TimerCancelled,
+    TimerFired,
+    TimerStarted,
+    WorkflowCancelled,
+    WorkflowCompleted,
+    WorkflowFailed,
+    WorkflowStarted,
+    WorkflowTerminated,
+    is_command,
+)
+from romancy_nats.core.failure import Failure
+from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.loop import DeterministicLoop, Evicted, WorkflowTimer
+from romancy_nats.core.saga import Saga, Undo
+from romancy_nats.errors import (
+    DeterminismError,
+    DuplicateIdError,
+    RetryExhaustedError,
+    WorkflowRuleError,
+    WorkflowTimeoutError,
+)
+
+R = TypeVar("R")
+MICROSECONDS = 1_000_000
+_log = logging.getLogger("romancy.workflow")
+
+
+@dataclass(slots=True)
+class PendingActivity:
+    """A scheduled activity whose end is not recorded. `attempts` is how many failed, `heartbeat` their last details."""
+
+    id: str
+    activity: Activity[..., Any]
+    input: bytes
+    future: asyncio.Future[ActivityCompleted | ActivityFailed]
+    compensates: str = ""
+    attempts: int = 0
+    heartbeat: bytes = b""
+
+
+class Execution:
+    """The workflow code of one generation on its deterministic loop, and what it waits for."""
+
+    def __init__(
+        self, workflow: Workflow[..., Any], key: InstanceKey, *, generation: int = 0, worker_id: str = ""
+    ) -> None:
+        self.workflow = workflow
+        self.key = key
+        self.generation = generation
+        self.loop = DeterministicLoop(on_error=self._task_failed)
+        self.random = random.Random(f"{key.token}:{generation}")
+        self.saga = Saga()
+        self.activities: dict[str, PendingActivity] = {}
+        self.timers: dict[str, WorkflowTimer] = {}
+        self.ending: Ending | None = None
+        self.compensating = False
+        self.replaying = False
+        self.seen: set[tuple[str, int]] = set()
+        self.seen_ids: set[str] = set()
+        self.owed: list[Command] = []
+        self._context = WorkflowContext(self, worker_id)
+        self._commands: list[Command] = []
+        self._places: list[str] = []
+        self._counts: dict[str, int] = {}
+        self._ids: set[str] = set()
+        self._cancel: CancelRequested | None = None
+        self._timed_out: float = 0.0
+        self._root: asyncio.Task[None] | None = None
+        self._interruptible = False
+        self._replayed = 0
+
+    # --- deliveries in, commands out
+
+    def deliver(self, event: Delivered, now: int) -> Sequence[Command]:
+        """Step the workflow by one event at time `now` (µs); returns the commands that it gave.
+
+        Raises WorkflowRuleError when the code broke a rule of the loop, DeterminismError when it does not know the
+        event; after either the execution must be evicted and nothing of this step may be recorded.
+        """
+        self._commands = commands = []
+        self.loop.step(now / MICROSECONDS, lambda: self._receive(event))
+        violation = self.loop.stalled
+        if violation is not None:
+            raise WorkflowRuleError(str(violation))
+        if self.loop.new_timers or self.loop.cancelled_timers:
+            self._drain_timers()
+        return commands
+
+    def replay(self, commit: Commit) -> None:
+        """Apply a recorded commit; raises DeterminismError when the code gives other commands than it holds.
+
+        What the code gave beyond an open commit stays in `owed`: recorded by the next one, or still to be recorded.
+        """
+        self.replaying = True
+        self._replayed += 1
+        recorded = commit.events
+        position = self._settle(recorded, 0, final=commit.open)
+        try:
+            while position < len(recorded):
+                event = recorded[position]
+                if is_command(event):
+                    raise self._mismatch(position, event, None)
+                self._places = []
+                self.owed = list(self.deliver(cast("Delivered", event), commit.time))
+                position = self._settle(recorded, position + 1, final=commit.open)
+        finally:
+            self.replaying = False
+
+    def _settle(self, recorded: Sequence[Event], position: int, *, final: bool) -> int:
+        """Hold what is owed against the recorded commands from `position` on; returns where they end."""
+        total = len(self.owed)
+        while self.owed:
+            expected = recorded[position] if position < len(recorded) else None
+            if expected is None and final:
+                return position
+            produced = self.owed[0]
+            if (
+                expected is None
+                or not is_command(expected)
+                or not determinism.same(cast("Command", expected), produced)
+            ):
+                raise self._mismatch(position, expected, produced, total - len(self.owed))
+            self._adopt(cast("Command", expected))
+            del self.owed[0]
+            position += 1
+        return position
+
+    def _adopt(self, recorded: Command) -> None:
+        # What was recorded is what counts: a changed default or delay in newer code does not alter what runs.
+        if isinstance(recorded, ActivityScheduled) and (pending := self.activities.get(recorded.id)):
+            pending.input = recorded.input
+
+    def _mismatch(
+        self, position: int, expected: Event | None, produced: Command | None, index: int | None = None
+    ) -> DeterminismError:
+        place = (
+            self._places[index] if index is not None and index < len(self._places) else self._resting_place()
+        )
+        want = cast("Command", expected) if expected is not None and is_command(expected) else None
+        return determinism.mismatch(repr(self.key), (self._replayed, position + 1), want, produced, place)
+
+    def _resting_place(self) -> str:
+        stack = self._root.get_stack() if self._root is not None else []
+        for frame in reversed(stack):
+            if frame.f_code is self.workflow.fn.__code__:
+                return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+        return ""
+
+    # --- what the workflow code does
+
+    def run_activity(
+        self, activity: Activity[..., R], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Coroutine[Any, Any, R]:
+        """The call of an activity; its id is given now, it is scheduled when awaited."""
+        id = activity.id
+        if id is None:
+            n = self._counts[activity.name] = self._counts.get(activity.name, 0) + 1
+            id = f"{activity.name}:{n}"
+        if id in self._ids:
+            raise DuplicateIdError(
+                f"activity id {id!r} is used twice in one generation; give each call its own id"
+            )
+        self._ids.add(id)
+        place = determinism.calling_place() if self.replaying else ""
+        return self._activity(id, activity, activity.parameters.encode(args, kwargs), "", place)
+
+    async def _activity(
+        self, id: str, activity: Activity[..., R], input: bytes, compensates: str, place: str = ""
+    ) -> R:
+        future: asyncio.Future[ActivityCompleted | ActivityFailed] = self.loop.create_future()
+        self.activities[id] = PendingActivity(id, activity, input, future, compensates)
+        self._emit(ActivityScheduled(id, activity.name, input, compensates), place)
+        try:
+            event = await future
+        except CancelledError:
+            # Not in the table any more: it completed in the very step that cancelled its waiter.
+            if self.activities.pop(id, None) is not None:
+                self._emit(ActivityAbandoned(id))
+            raise
+        if type(event) is ActivityCompleted:
+            return activity.result.decode(event.result)
+        raise _rebuilt(activity, event)  # type: ignore[arg-type]
+
+    def _emit(self, command: Command, place: str = "") -> None:
+        if self.ending is None:
+            self._commands.append(command)
+            if self.replaying:
+                self._places.append(place)
+
+    def _drain_timers(self) -> None:
+        loop = self.loop
+        for timer in loop.cancelled_timers:
+            if self.timers.pop(f"timer:{timer.number}", None) is not None:
+                self._emit(TimerCancelled(f"timer:{timer.number}"))
+        loop.cancelled_timers.clear()
+        for timer in loop.new_timers:
+            id = f"timer:{timer.number}"
+            if self.ending is None:
+                self.timers[id] = timer
+                self._emit(TimerStarted(id, round(timer.when() * MICROSECONDS)))
+        loop.new_timers.clear()
+
+    # --- what happens to it
+
+    def _receive(self, event: Delivered) -> None:
+        match event:
+            case ActivityCompleted():
+                self._activity_completed(event)
+            case ActivityFailed():
+                self._pop(event.id).future.set_result(event)
+            case ActivityAttemptFailed():
+                pending = self._known(event.id)
+                pending.attempts, pending.heartbeat = event.attempt, event.heartbeat
+            case TimerFired():
+                self._timer_fired(event)
+            case WorkflowStarted():
+                self._see(event)
+                self._begin(event)
+            case CancelRequested():
+                self._see(event)
+                self._request_cancel(event)
+            case TerminateRequested():
+                self._see(event)
+                self._terminate(event)
+            case RetryRequested():
+                self._see(event)
+
+    def _activity_completed(self, event: ActivityCompleted) -> None:
+        pending = self._pop(event.id)
+        if pending.activity.compensation is not None and not pending.compensates:
+            self.saga.completed(event.id, pending.activity, pending.input, event.result)
+        pending.future.set_result(event)
+
+    def _pop(self, id: str) -> PendingActivity:
+        pending = self._known(id)
+        del self.activities[id]
+        return pending
+
+    def _known(self, id: str) -> PendingActivity:
+        pending = self.activities.get(id)
+        if pending is None:
+            raise self._unknown(f"the end of activity {id!r}")
+        return pending
+
+    def _unknown(self, what: str) -> DeterminismError:
+        text = f"{self.key!r}: the history holds {what}, which the code never began (commit {self._replayed})"
+        return DeterminismError(text, position=self._replayed, expected=what, produced="nothing")
+
+    def _timer_fired(self, event: TimerFired) -> None:
+        timer = self.timers.pop(event.id, None)
+        if timer is None:
+            raise self._unknown(f"the firing of {event.id!r}")
+        self.loop.fire(timer)
+
+    def _see(self, event: WorkflowStarted | CancelRequested | TerminateRequested | RetryRequested) -> None:
+        if event.sequence:
+            self.seen.add((event.stream, event.sequence))
+        message_id = "" if isinstance(event, WorkflowStarted) else event.message_id
+        if message_id:
+            self.seen_ids.add(message_id)
+
+    def _request_cancel(self, event: CancelRequested) -> None:
+        if self._cancel is not None or self._root is None or not self._interruptible:
+            return
+        self._cancel = event
+        self._root.cancel(event.reason)
+
+    def _terminate(self, event: TerminateRequested) -> None:
+        self._emit(WorkflowTerminated(event.reason))
+        self.ending = self.ending or WorkflowTerminated(event.reason)
+
+    # --- the root of the workflow
+
+    def _begin(self, started: WorkflowStarted) -> None:
+        context = contextvars.Context()
+        context.run(enter_workflow, self._context)
+        self._root = self.loop.create_task(self._main(started), name=repr(self.key), context=context)
+        if started.deadline:
+            self.loop.call_at(started.deadline / MICROSECONDS, self._time_out, started)
+
+    def _time_out(self, started: WorkflowStarted) -> None:
+        if self._cancel is None and self._interruptible and self._root is not None:
+            self._timed_out = started.deadline / MICROSECONDS
+            self._root.cancel("timeout")
+
+    async def _main(self, started: WorkflowStarted) -> None:
+        self._interruptible = True
+        ending = await self._body(started)
+        # From here on neither cancel nor timeout interrupts: what was done is undone to the end.
+        self._interruptible = False
+        await self._cancel_children()
+        if not isinstance(ending, WorkflowCompleted):
+            await self._compensate(ending)
+        for timer in list(self.timers.values()):
+            timer.cancel()
+        self._drain_timers()
+        self._emit(ending)
+        self.ending = ending
+
+    async def _body(self, started: WorkflowStarted) -> Ending:
+        try:
+            args, kwargs = self.workflow.parameters.decode(started.input)
+            result = self.workflow.result.encode(await self.workflow.fn(self._context, *args, **kwargs))
+            failure = None
+        except (Evicted, GeneratorExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - SystemExit and all: whatever user code raises ends the instance, not the worker
+            result, failure = b"", error
+        if self._timed_out:
+            failure = WorkflowTimeoutError("the workflow took longer than its timeout")
+        elif self._cancel is not None:
+            return WorkflowCancelled(self._cancel.reason)
+        if failure is None:
+            return WorkflowCompleted(result)
+        return WorkflowFailed(Failure.of(failure).encode())
+
+    async def _cancel_children(self) -> None:
+        me = asyncio.current_task(self.loop)
+        children = [task for task in self.loop.live_tasks() if task is not me]
+        for task in children:
+            task.cancel("the workflow has ended")
+        if children:
+            await asyncio.gather(*children, return_exceptions=True)
+
+    async def _compensate(self, ending: Ending) -> None:
+        undos = self.saga.newest_first()
+        self.compensating = True
+        if undos:
+            self._emit(CompensationBegun(type(ending).__name__))
+        for undo in undos:
+            await self._undo(undo)
+
+    async def _undo(self, undo: Undo) -> None:
+        try:
+            await self._activity(undo.id, undo.compensation, undo.input, undo.undoes)
+        except Exception:
+            self._context.logger.exception("compensation %s failed", undo.id)
+
+    def _task_failed(self, context: Mapping[str, object]) -> None:
+        if not self.replaying:
+            error = context.get("exception")
+            _log.error("%r: %s", self.key, context.get("message"), exc_info=error)  # type: ignore[arg-type]
+
+    @property
+    def waits(self) -> bool:
+        """Whether anything is pending that could ever wake the workflow."""
+        return bool(self.activities or self.timers)
+
+    def evict(self) -> None:
+        """Close the workflow code for good; every later call in it raises, its commands go nowhere."""
+        self.ending = self.ending or WorkflowTerminated("evicted")
+        self.loop.close_all()
+
+
+def _rebuilt(activity: Activity[..., Any], event: ActivityFailed) -> BaseException:
+    error = Failure.decode(event.failure).rebuild(activity.errors)
+    if not event.exhausted:
+        return error
+    exhausted = RetryExhaustedError(activity.name, event.attempt, error)
+    exhausted.__cause__ = error
+    return exhausted

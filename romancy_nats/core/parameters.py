@@ -1,0 +1,302 @@
+"""The codec of the arguments of one function: calls <-> bytes. Single values are the business of payload.py.
+
+The bytes are msgpack, `[[positional…], {keyword: …}]`, and canonical: however a call is spelt, with keywords or
+without, with defaults given or left out, its bytes are the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from inspect import Parameter
+from typing import Any, NamedTuple, Unpack, cast, get_args, get_origin, get_type_hints
+
+from romancy_nats.core.annotations import resolve, signature
+from romancy_nats.core.class_registry import ClassRegistry
+from romancy_nats.core.limits import scan_msgpack
+from romancy_nats.core.msgpack_types import EXT_CODES, Decoder, pack_scalar
+from romancy_nats.core.payload import ValueCodec
+from romancy_nats.errors import PayloadError
+
+NO_ARGUMENTS = b"\x92\x90\x80"
+
+_BY_POSITION = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+_ABSENT = Parameter.empty
+_OPTIONAL = object()
+_EXPLICIT = frozenset({"args", "kwargs"})
+
+Call = tuple[list[Any], dict[str, Any]]
+
+
+class Slot(NamedTuple):
+    """One parameter."""
+
+    name: str
+    codec: ValueCodec[Any]
+    default: object
+    by_keyword: bool
+
+
+class Parameters:
+    """What a function takes. `skip_first` leaves out the context of a workflow; `names` are those of the scope around
+    the function, needed only when annotations name local classes."""
+
+    def __init__(
+        self,
+        function: Callable[..., object],
+        skip_first: bool = False,
+        names: Mapping[str, object] | None = None,
+    ) -> None:
+        self.name: str = getattr(function, "__name__", type(function).__name__)
+        own = signature(function)
+        parameters = list(own.parameters.values())[1 if skip_first else 0 :]
+        self._signature = own.replace(parameters=parameters, return_annotation=Parameter.empty)
+        self._registry = ClassRegistry()
+        self._positional: list[Slot] = []
+        self._keyword: dict[str, Slot] = {}
+        self._more: Slot | None = None
+        self._more_keyword: Slot | None = None
+        for parameter in parameters:
+            self._add(
+                parameter,
+                resolve(function, repr(parameter.name), parameter.annotation, names or {}),
+            )
+        self._by_keyword = {slot.name: slot for slot in self._positional if slot.by_keyword} | self._keyword
+        self._all = {slot.name: slot for slot in self._positional} | self._keyword
+        self._required = [name for name, slot in self._all.items() if slot.default is _ABSENT]
+        others = (self._keyword, self._more, self._more_keyword)
+        self._by_position_only = not any(others)
+        self._head = b"\x92" + _header(0x90, 0xDC, len(self._positional))
+
+    def encode(self, args: Sequence[object] = (), kwargs: Mapping[str, object] | None = None) -> bytes:
+        """The bytes of a call; raises PayloadError when the arguments do not fit."""
+        if not kwargs and self._by_position_only and len(args) <= len(self._positional):
+            defaults = self._defaults[len(args) :]
+            if None not in defaults:
+                values = [
+                    slot.codec.canonical(value) for slot, value in zip(self._positional, args, strict=False)
+                ]
+                return b"".join((self._head, *values, *cast("list[bytes]", defaults), b"\x80"))
+        return self._compose(self.bind(args, kwargs or {}))
+
+    def decode(self, data: bytes, *, trusted: bool = True) -> Call:
+        """The arguments of a call; raises PayloadError when the bytes cannot be read or do not fit."""
+        if data == NO_ARGUMENTS and not self._required:
+            return [], {}
+        call: Any = Decoder(self._registry, trusted=trusted).unpack(data)
+        if not _is_call(call):
+            raise PayloadError(f"{self.name}: these bytes are not the arguments of a call")
+        return self._fitted(call[0], call[1], ValueCodec[Any].fit)
+
+    def bind(self, args: Sequence[object], kwargs: Mapping[str, object]) -> dict[str, object]:
+        """The arguments by name, defaults filled in; raises PayloadError as a call would raise TypeError."""
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise PayloadError(f"{self.name}(): {error}") from error
+        bound.apply_defaults()
+        return dict(bound.arguments)
+
+    def named(self, data: bytes) -> dict[str, Any]:
+        """The arguments of a call by name, those of `**kwargs` among them."""
+        args, kwargs = self.decode(data)
+        found = self.bind(args, kwargs)
+        if self._more_keyword is not None:
+            found |= cast("dict[str, Any]", found.pop(self._more_keyword.name))
+        return found
+
+    def from_plain(self, body: object) -> bytes:
+        """The bytes of a call that came as JSON or msgpack from anywhere; raises PayloadError with a readable reason.
+
+        `{"args": [...], "kwargs": {...}}`, or an object of keyword arguments, or the one model parameter itself;
+        nothing at all is a call without arguments.
+        """
+        if body is None:
+            return self._encode_plain([], {})
+        if not isinstance(body, dict):
+            raise PayloadError(
+                f'{self.name}: a start is an object, {{"args": [...], "kwargs": {{...}}}} or the arguments by name, '
+                f"not {_json_kind(body)}"
+            )
+        given = cast("dict[str, Any]", body)
+        if given.keys() & _EXPLICIT:
+            return self._encode_plain(*self._explicit(given))
+        model = self._model()
+        if model is not None and given.keys() != {model.name}:
+            return self._encode_plain([given], {})
+        try:
+            return self._encode_plain([], given)
+        except PayloadError:
+            if model is None:
+                raise
+            return self._encode_plain([given], {})
+
+    def canonical(self, data: bytes) -> bytes:
+        """The bytes of a call that somebody else encoded, checked and in the one form that a fingerprint needs."""
+        scan_msgpack(data, EXT_CODES)
+        return self.encode(*self.decode(data, trusted=False))
+
+    @cached_property
+    def _defaults(self) -> list[bytes | None]:
+        return [None if slot.default is _ABSENT else _value(slot, slot.default) for slot in self._positional]
+
+    def _add(self, parameter: Parameter, annotation: Any) -> None:
+        if parameter.kind is Parameter.VAR_KEYWORD and get_origin(annotation) is Unpack:
+            for name, hint in get_type_hints(get_args(annotation)[0], include_extras=True).items():
+                self._keyword[name] = self._slot(name, hint, _OPTIONAL, by_keyword=True)
+            annotation = Any
+        by_keyword = parameter.kind is not Parameter.POSITIONAL_ONLY
+        slot = self._slot(parameter.name, annotation, parameter.default, by_keyword=by_keyword)
+        if parameter.kind in _BY_POSITION:
+            self._positional.append(slot)
+        elif parameter.kind is Parameter.KEYWORD_ONLY:
+            self._keyword[slot.name] = slot
+        elif parameter.kind is Parameter.VAR_POSITIONAL:
+            self._more = slot
+        else:
+            self._more_keyword = slot
+
+    def _slot(self, name: str, annotation: Any, default: object, *, by_keyword: bool) -> Slot:
+        codec = ValueCodec[Any](annotation, name=f"{self.name}(): argument {name!r}", registry=self._registry)
+        return Slot(name, codec, default, by_keyword)
+
+    def _compose(self, named: dict[str, Any]) -> bytes:
+        args: list[bytes] = []
+        kwargs: dict[str, bytes] = {}
+        extra = cast("dict[str, Any]", named.pop(self._more_keyword.name)) if self._more_keyword else {}
+        named |= {name: extra.pop(name) for name in self._keyword if name in extra}
+        rest: Sequence[object] = named.get(self._more.name, ()) if self._more else ()
+        in_order = True
+        for slot in self._positional:
+            data = _value(slot, named[slot.name])
+            if data is None and rest:
+                raise PayloadError(f"{slot.codec.name}: its default cannot be stored; give it a value")
+            if data is None:
+                in_order = False
+            elif in_order:
+                args.append(data)
+            else:
+                kwargs[slot.name] = data
+        if self._more is not None:
+            args += [self._more.codec.canonical(value) for value in rest]
+        for name, slot in self._keyword.items():
+            data = _value(slot, named[name]) if name in named else None
+            if data is not None:
+                kwargs[name] = data
+        if self._more_keyword is not None:
+            kwargs |= {name: self._more_keyword.codec.canonical(extra[name]) for name in sorted(extra)}
+        pairs = [part for name, data in kwargs.items() for part in (pack_scalar(name), data)]
+        return b"".join(
+            (b"\x92", _header(0x90, 0xDC, len(args)), *args, _header(0x80, 0xDE, len(kwargs)), *pairs)
+        )
+
+    def _fitted(
+        self, args: Sequence[Any], kwargs: Mapping[Any, Any], fit: Callable[[ValueCodec[Any], Any], Any]
+    ) -> Call:
+        if len(args) > len(self._positional) and self._more is None:
+            raise PayloadError(
+                f"{self.name}() takes {len(self._positional)} positional arguments, not {len(args)}"
+            )
+        fitted = [fit(slot.codec, value) for slot, value in zip(self._positional, args, strict=False)]
+        if self._more is not None:
+            fitted += [fit(self._more.codec, value) for value in args[len(self._positional) :]]
+        named: dict[str, Any] = {}
+        taken = [slot.name for slot in self._positional[: len(args)]]
+        for name, value in kwargs.items():
+            slot = self._by_keyword.get(name, self._more_keyword)
+            if slot is None or type(name) is not str:
+                raise PayloadError(f"{self.name}() has no argument {_shown(name)}{self._choices()}")
+            if name in taken and name in self._by_keyword:
+                raise PayloadError(f"{self.name}(): argument {name!r} is given twice")
+            named[name] = fit(slot.codec, value)
+        missing = [name for name in self._required if name not in taken and name not in named]
+        if missing:
+            raise PayloadError(f"{self.name}() misses the argument {', '.join(map(repr, missing))}")
+        return fitted, named
+
+    def _encode_plain(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
+        return self.encode(*self._fitted(args, kwargs, ValueCodec[Any].fit_plain))
+
+    def _explicit(self, body: dict[str, Any]) -> Call:
+        call: Any = [body.get("args", []), body.get("kwargs", {})]
+        if body.keys() - _EXPLICIT or not _is_call(call):
+            raise PayloadError(
+                f'{self.name}: beside "args" (an array) and "kwargs" (an object) a start has no other fields'
+            )
+        return call[0], call[1]
+
+    def _model(self) -> Slot | None:
+        only = list(self._all.values())
+        if len(only) == 1 and self._more is None and self._more_keyword is None and only[0].codec.takes_model:
+            return only[0]
+        return None
+
+    def _choices(self) -> str:
+        return f"; it takes {', '.join(self._all)}" if self._all else "; it takes none"
+
+
+def fingerprint(data: bytes) -> str:
+    """Sixteen hex digits that stand for the canonical bytes of a call."""
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def bind_compensation(function: Callable[..., object], arguments: Mapping[str, Any], result: object) -> Call:
+    """The call of a compensation: the arguments of its activity by name, as far as it takes them, and `result`.
+
+    An argument of the activity that is itself named `result` goes before the result.
+    """
+    given: Mapping[str, Any] = {"result": result, **arguments}
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    for name, parameter in signature(function).parameters.items():
+        if parameter.kind is Parameter.VAR_KEYWORD:
+            kwargs |= {key: value for key, value in arguments.items() if key not in kwargs}
+        elif parameter.kind is Parameter.VAR_POSITIONAL:
+            args += given.get(name, ())
+        elif name in given:
+            if parameter.kind is Parameter.POSITIONAL_ONLY:
+                args.append(given[name])
+            else:
+                kwargs[name] = given[name]
+        elif parameter.default is _ABSENT:
+            raise PayloadError(
+                f"compensation {getattr(function, '__name__', function)!r} takes {name!r}, its activity does not; "
+                f"it may take {', '.join(given)}"
+            )
+    return args, kwargs
+
+
+def _value(slot: Slot, value: object) -> bytes | None:
+    """The bytes of an argument; None for a default that cannot be stored, which every call then makes anew."""
+    try:
+        return slot.codec.canonical(value)
+    except PayloadError:
+        if value is slot.default:
+            return None
+        raise
+
+
+def _is_call(found: Any) -> bool:
+    return isinstance(found, list) and [type(part) for part in cast("list[object]", found)] == [list, dict]
+
+
+def _header(small: int, large: int, count: int) -> bytes:
+    if count < 16:
+        return bytes((small + count,))
+    return bytes((large,)) + count.to_bytes(2, "big")
+
+
+def _json_kind(body: object) -> str:
+    kinds: dict[type, str] = {
+        list: "an array",
+        str: "a string",
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+    }
+    return kinds.get(type(body), f"a {type(body).__name__}")
+
+
+def _shown(name: object) -> str:
+    return repr(name)[:80] if isinstance(name, str) else f"of type {type(name).__name__}"

@@ -1,0 +1,91 @@
+"""The instance record: ownership, status and index of an instance in one KV key, as JSON anybody can read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any
+
+from romancy_nats.errors import PayloadError
+
+
+class InstanceStatus(StrEnum):
+    """Where an instance stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    WAITING_FOR_EVENT = "waiting_for_event"
+    WAITING_FOR_TIMER = "waiting_for_timer"
+    WAITING_FOR_MESSAGE = "waiting_for_message"
+    WAITING_FOR_CHILD = "waiting_for_child"
+    COMPENSATING = "compensating"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TERMINATED = "terminated"
+    STALLED = "stalled"
+    REJECTED = "rejected"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing can happen to the instance any more."""
+        return self in _ENDED
+
+
+_ENDED = frozenset(
+    {
+        InstanceStatus.COMPLETED,
+        InstanceStatus.FAILED,
+        InstanceStatus.CANCELLED,
+        InstanceStatus.TERMINATED,
+        InstanceStatus.REJECTED,
+    }
+)
+
+
+@dataclass(slots=True)
+class InstanceRecord:
+    """One instance. Times are µs since the epoch, 0 for not yet; `owner` is a worker's incarnation, "" at rest."""
+
+    status: InstanceStatus = InstanceStatus.RUNNING
+    owner: str = ""
+    generation: int = 0
+    commits: int = 0
+    fingerprint: str = ""
+    created: int = 0
+    started: int = 0
+    updated: int = 0
+    ended: int = 0
+    takeovers: int = 0
+    parent: str = ""
+    next_due: int = 0
+    waiting_for: list[str] = field(default_factory=list[str])
+    error_type: str = ""
+    error: str = ""
+    result: str = ""
+    attributes: dict[str, Any] = field(default_factory=dict[str, Any])
+    code: str = ""
+    write: str = ""
+    """Fresh for each write, so that a write whose answer was lost is recognised when read back (L3)."""
+    version: int = 1
+
+    def encode(self) -> bytes:
+        """JSON without the fields that say nothing."""
+        plain = {name: value for name in _NAMES if (value := getattr(self, name))}
+        return json.dumps(plain, separators=(",", ":")).encode()
+
+    @staticmethod
+    def decode(data: bytes) -> InstanceRecord:
+        """Read a record, unknown fields left aside; raises PayloadError when it is none."""
+        try:
+            plain = json.loads(data)
+            known = {name: value for name, value in plain.items() if name in _KNOWN}
+            known["status"] = InstanceStatus(known["status"])
+            return InstanceRecord(**known)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise PayloadError(f"not an instance record: {error}") from error
+
+
+_NAMES = tuple(f.name for f in fields(InstanceRecord))
+_KNOWN = frozenset(_NAMES)

@@ -1,0 +1,53 @@
+"""The saga of one generation: what was done and how it is undone, newest first. No loop and no history in here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from romancy_nats.core.definition import Activity
+from romancy_nats.core.parameters import bind_compensation
+
+PREFIX = "compensate:"
+
+
+@dataclass(slots=True, frozen=True)
+class Undo:
+    """One compensation to run. `undoes` is the id of the activity, or the name it was registered under."""
+
+    undoes: str
+    compensation: Activity[..., Any]
+    input: bytes
+
+    @property
+    def id(self) -> str:
+        """The activity id under which the compensation is recorded."""
+        return PREFIX + self.undoes
+
+
+class Saga:
+    """The compensations of completed activities, in the order of their completions."""
+
+    def __init__(self) -> None:
+        self._undos: list[Undo] = []
+        self._registered = 0
+
+    def completed(self, id: str, activity: Activity[..., Any], input: bytes, result: bytes) -> None:
+        """An activity is recorded as completed: from now on its compensation is owed."""
+        compensation = activity.compensation
+        if compensation is None:
+            return
+        arguments = activity.parameters.named(input)
+        args, kwargs = bind_compensation(compensation.fn, arguments, activity.result.decode(result))
+        self._undos.append(Undo(id, compensation, compensation.parameters.encode(args, kwargs)))
+
+    def register(self, fn: Activity[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Owe a compensation that belongs to no activity."""
+        input = fn.parameters.encode(args, kwargs)
+        self._registered += 1
+        self._undos.append(Undo(f"{fn.name}:{self._registered}", fn, input))
+
+    def newest_first(self) -> list[Undo]:
+        """What is owed, in the order in which it is to be carried out."""
+        return self._undos[::-1]

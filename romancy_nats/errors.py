@@ -1,0 +1,278 @@
+"""Every error of this package, one root. Control flow (eviction, recur) is not here: it never derives from Exception."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class RomancyError(Exception):
+    """Root of every error that this package raises."""
+
+
+# --- what a user raises or catches in workflow and activity code
+
+
+class TerminalError(RomancyError):
+    """Raise it in an activity to say: never retry this. Subclasses come back as themselves."""
+
+    registered: ClassVar[dict[str, type[TerminalError]]] = {}
+
+    def __init_subclass__(cls, **options: object) -> None:
+        super().__init_subclass__(**options)
+        TerminalError.registered[f"{cls.__module__}.{cls.__qualname__}"] = cls
+
+
+class ActivityError(RomancyError):
+    """An activity failed with a class that is not registered (`@activity(errors=[...])`)."""
+
+    def __init__(self, message: str = "", error_type: str = "", traceback: str = "") -> None:
+        super().__init__(message, error_type, traceback)
+        self.message = message
+        self.error_type = error_type
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        return f"{self.error_type}: {self.message}" if self.error_type else self.message
+
+
+class RetryExhaustedError(RomancyError):
+    """An activity used up its attempts. `last_error` (also `__cause__`) is what the last one raised."""
+
+    def __init__(self, activity: str, attempts: int, last_error: BaseException | None = None) -> None:
+        super().__init__(activity, attempts)
+        self.activity = activity
+        self.attempts = attempts
+        self.last_error = last_error
+
+    def __str__(self) -> str:
+        plural = "attempt" if self.attempts == 1 else "attempts"
+        last = f": {type(self.last_error).__name__}: {self.last_error}" if self.last_error else ""
+        return f"activity {self.activity!r} failed after {self.attempts} {plural}{last}"
+
+
+class ActivityTimeoutError(RomancyError, TimeoutError):
+    """An attempt of an activity took longer than its `timeout`, or was silent for longer than its `heartbeat`."""
+
+    def __init__(self, activity: str, seconds: float, kind: str = "timeout") -> None:
+        super().__init__(activity, seconds, kind)
+        self.activity = activity
+        self.seconds = seconds
+        self.kind = kind
+
+    def __str__(self) -> str:
+        what = "took longer than its timeout of" if self.kind == "timeout" else "sent no heartbeat for"
+        return f"an attempt of activity {self.activity!r} {what} {self.seconds:g} s"
+
+
+class PayloadError(RomancyError, ValueError):
+    """A value does not fit its type, cannot be serialised, or a message cannot be read."""
+
+
+class PayloadTooLargeError(PayloadError):
+    """A value is larger than a message of the server may be."""
+
+    def __init__(self, what: str, size: int, limit: int) -> None:
+        super().__init__(what, size, limit)
+        self.what = what
+        self.size = size
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} has {self.size:,} bytes, the limit is {self.limit:,}; "
+            "keep large data elsewhere and pass a reference to it"
+        )
+
+
+# --- how a workflow ended, seen from outside
+
+
+class WorkflowError(RomancyError):
+    """A workflow instance did not complete."""
+
+    def __init__(self, message: str = "", *, instance_id: str = "", workflow: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.instance_id = instance_id
+        self.workflow = workflow
+
+
+class WorkflowFailedError(WorkflowError):
+    """The workflow raised. `error_type` is the class name; `__cause__` the error itself when rebuildable."""
+
+    def __init__(
+        self, message: str = "", *, error_type: str = "", instance_id: str = "", workflow: str = ""
+    ) -> None:
+        super().__init__(message, instance_id=instance_id, workflow=workflow)
+        self.error_type = error_type
+
+    def __str__(self) -> str:
+        return f"workflow {self.workflow!r} ({self.instance_id}) failed: {self.error_type}: {self.message}"
+
+
+class WorkflowCancelledError(WorkflowError):
+    """The workflow was cancelled; `reason` is what the canceller said."""
+
+    def __init__(self, reason: str = "", *, instance_id: str = "", workflow: str = "") -> None:
+        super().__init__(reason, instance_id=instance_id, workflow=workflow)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"workflow {self.workflow!r} ({self.instance_id}) was cancelled: {self.reason or 'no reason given'}"
+
+
+class WorkflowTerminatedError(WorkflowError):
+    """The workflow was ended at once, without compensation; `reason` is what was said."""
+
+    def __init__(self, reason: str = "", *, instance_id: str = "", workflow: str = "") -> None:
+        super().__init__(reason, instance_id=instance_id, workflow=workflow)
+        self.reason = reason
+
+
+class WorkflowStalledError(WorkflowError):
+    """The instance is parked and nothing more will happen by itself; `handle.retry()` tries it again."""
+
+
+class StartRejectedError(WorkflowError):
+    """The arguments of a start do not fit the workflow, or the start message cannot be read."""
+
+
+class WorkflowTimeoutError(RomancyError, TimeoutError):
+    """The workflow took longer than the `timeout` it was started with."""
+
+
+# --- workflow code that breaks the rules
+
+
+class DeterminismError(RomancyError):
+    """Replay of the history gave other commands than were recorded (L7)."""
+
+    def __init__(self, message: str, *, position: int = 0, expected: str = "", produced: str = "") -> None:
+        super().__init__(message)
+        self.position = position
+        self.expected = expected
+        self.produced = produced
+
+
+class WorkflowIOError(RomancyError):
+    """Workflow code tried to do I/O on its deterministic loop; do it in an activity."""
+
+
+class WorkflowRuleError(RomancyError):
+    """Workflow code broke a rule of the deterministic loop (for example a callback from another thread)."""
+
+
+class StepTooLongError(WorkflowRuleError):
+    """Workflow code ran too many loop callbacks without waiting for anything."""
+
+
+class DuplicateIdError(RomancyError):
+    """The same activity id was used twice in one generation."""
+
+
+# --- clients
+
+
+class InstanceNotFoundError(RomancyError):
+    """There is no such instance, neither recorded nor waiting to be started."""
+
+    def __init__(self, instance_id: str, workflow: str | None = None) -> None:
+        super().__init__(instance_id, workflow)
+        self.instance_id = instance_id
+        self.workflow = workflow
+
+    def __str__(self) -> str:
+        of = f" of workflow {self.workflow!r}" if self.workflow else ""
+        return (
+            f"no instance {self.instance_id!r}{of}; ids are case-sensitive, and retention may have removed it"
+        )
+
+
+class AmbiguousInstanceError(RomancyError):
+    """The id exists under several workflows; name one with `workflow=`."""
+
+    def __init__(self, instance_id: str, workflows: tuple[str, ...] = ()) -> None:
+        super().__init__(instance_id, workflows)
+        self.instance_id = instance_id
+        self.workflows = workflows
+
+    def __str__(self) -> str:
+        return f"id {self.instance_id!r} exists under {', '.join(self.workflows)}; say which with workflow="
+
+
+class InstanceConflictError(RomancyError):
+    """An instance with this id exists and was started with another input."""
+
+    def __init__(self, instance_id: str, workflow: str = "") -> None:
+        super().__init__(instance_id, workflow)
+        self.instance_id = instance_id
+        self.workflow = workflow
+
+    def __str__(self) -> str:
+        return (
+            f"instance {self.instance_id!r} of workflow {self.workflow!r} exists with another input; "
+            "use another id, or the same arguments to join it"
+        )
+
+
+class InstanceEndedError(RomancyError):
+    """The instance has ended; nothing can be sent to it any more."""
+
+    def __init__(self, instance_id: str, status: str = "") -> None:
+        super().__init__(instance_id, status)
+        self.instance_id = instance_id
+        self.status = status
+
+    def __str__(self) -> str:
+        return f"instance {self.instance_id!r} has ended ({self.status})"
+
+
+# --- configuration and the server
+
+
+class ConfigurationError(RomancyError):
+    """The program is set up wrongly; the message says what to change."""
+
+
+class InvalidNameError(ConfigurationError, ValueError):
+    """An id, workflow name or namespace has a form that is not allowed."""
+
+
+class ServerError(RomancyError):
+    """The NATS server cannot do what is needed."""
+
+
+class ConnectionLostError(ServerError):
+    """Not connected just now; what was being sent was not sent."""
+
+
+class ServerUnavailableError(ServerError):
+    """The server did not answer in time."""
+
+
+class PermissionDeniedError(ServerError):
+    """The server refused a publish or subscribe for these credentials."""
+
+
+class ServerTooOldError(ServerError):
+    """The server lacks features this package needs."""
+
+
+class JetStreamDisabledError(ServerError):
+    """The server runs without JetStream."""
+
+
+class ServerBinaryMissingError(ServerError):
+    """No `nats-server` program was found for the embedded server."""
+
+
+class ServerStartError(ServerError):
+    """The embedded server did not start; the message has the end of its log."""
+
+
+class StreamMissingError(ServerError):
+    """A stream or consumer that is needed does not exist, or was deleted."""
+
+
+class StorageError(ServerError):
+    """The server refused a write for a reason that is not a conflict (for example a full disk)."""

@@ -1,0 +1,330 @@
+"""A client's hold on one instance: its result, its state, and what can be said to it. A pure watch: harms nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from romancy_nats.core.commit import Commit
+from romancy_nats.core.definition import registered_errors
+from romancy_nats.core.events import (
+    ActivityCompleted,
+    ActivityFailed,
+    ActivityScheduled,
+    WorkflowCompleted,
+    WorkflowFailed,
+)
+from romancy_nats.core.failure import Failure
+from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.payload import ValueCodec
+from romancy_nats.core.record import InstanceRecord, InstanceStatus
+from romancy_nats.errors import (
+    AmbiguousInstanceError,
+    InstanceConflictError,
+    InstanceNotFoundError,
+    RomancyError,
+    StartRejectedError,
+    WorkflowCancelledError,
+    WorkflowFailedError,
+    WorkflowStalledError,
+    WorkflowTerminatedError,
+)
+from romancy_nats.ports import Message
+from romancy_nats.runtime.notices import Outcome, read_outcome
+from romancy_nats.runtime.writing import read_commit, read_commits, read_record
+
+if TYPE_CHECKING:
+    from romancy_nats.client import Client
+
+R = TypeVar("R")
+_FIRST_LOOK = 2.0
+_LONGEST_PAUSE = 15.0
+
+
+@dataclass(slots=True, frozen=True)
+class CompensationInfo:
+    """One compensation of an instance: what it undoes, and whether it is done, failed or still to come."""
+
+    activity_id: str
+    name: str
+    status: str
+    error: str = ""
+
+
+@dataclass(slots=True, frozen=True)
+class InstanceInfo:
+    """What is known about an instance."""
+
+    id: str
+    workflow: str
+    status: InstanceStatus
+    generation: int = 0
+    created_at: datetime | None = None
+    started_at: datetime | None = None
+    updated_at: datetime | None = None
+    ended_at: datetime | None = None
+    owner: str | None = None
+    error: str | None = None
+    error_type: str | None = None
+    compensations: tuple[CompensationInfo, ...] = ()
+    waiting_for: tuple[str, ...] = ()
+    parent: str | None = None
+    attributes: dict[str, Any] | None = None
+    takeovers: int = 0
+
+    @staticmethod
+    def of(
+        key: InstanceKey, record: InstanceRecord, compensations: tuple[CompensationInfo, ...] = ()
+    ) -> InstanceInfo:
+        """The public view of a record."""
+        return InstanceInfo(
+            id=key.id,
+            workflow=key.workflow,
+            status=record.status,
+            generation=record.generation,
+            created_at=_moment(record.created),
+            started_at=_moment(record.started),
+            updated_at=_moment(record.updated),
+            ended_at=_moment(record.ended),
+            owner=record.owner or None,
+            error=record.error or None,
+            error_type=record.error_type or None,
+            compensations=compensations,
+            waiting_for=tuple(record.waiting_for),
+            parent=record.parent or None,
+            attributes=dict(record.attributes),
+            takeovers=record.takeovers,
+        )
+
+
+def _moment(micros: int) -> datetime | None:
+    return datetime.fromtimestamp(micros / 1_000_000, UTC) if micros else None
+
+
+class Notice:
+    """Where the outcome of a start lands when the worker tells it."""
+
+    def __init__(self) -> None:
+        self.outcome: Outcome | None = None
+        self.news = asyncio.Event()
+
+    def __call__(self, data: bytes) -> None:
+        """Take what arrived."""
+        self.outcome = read_outcome(data) or self.outcome
+        self.news.set()
+
+
+class WorkflowHandle(Generic[R]):
+    """One instance, seen from a client."""
+
+    def __init__(
+        self,
+        client: Client,
+        id: str,
+        workflow: str | None,
+        codec: ValueCodec[R],
+        *,
+        fingerprint: str = "",
+        notice: Notice | None = None,
+        give_up: Callable[[], None] | None = None,
+    ) -> None:
+        self._client = client
+        self.id = id
+        self.workflow = workflow
+        self._codec = codec
+        self._fingerprint = fingerprint
+        self._started = notice is not None
+        self._notice = notice or Notice()
+        if give_up is not None:
+            weakref.finalize(self, give_up).atexit = False
+
+    def __repr__(self) -> str:
+        return f"<handle of {self.workflow or '?'}/{self.id}>"
+
+    async def result(self, timeout: float | None = None) -> R:
+        """Wait for the end and return the result.
+
+        Raises WorkflowFailedError, WorkflowCancelledError, WorkflowTerminatedError, WorkflowStalledError,
+        StartRejectedError, InstanceConflictError, InstanceNotFoundError, or TimeoutError (in seconds), which harms
+        nothing: the instance goes on.
+        """
+        async with asyncio.timeout(timeout):
+            return await self._result()
+
+    async def status(self) -> InstanceStatus:
+        """Where the instance stands."""
+        return (await self._record()).status
+
+    async def describe(self) -> InstanceInfo:
+        """All that is known about it, compensations included."""
+        record = await self._record()
+        key = await self._key()
+        undone: tuple[CompensationInfo, ...] = ()
+        if record.commits or record.owner:
+            undone = compensations(await self._commits(key, record))
+        return InstanceInfo.of(key, record, undone)
+
+    async def history(self) -> list[Commit]:
+        """The recorded commits of the current generation."""
+        record = await self._record()
+        return await self._commits(await self._key(), record)
+
+    async def cancel(self, reason: str = "") -> bool:
+        """Ask for the cancel; returns once that is durable: False when the instance has ended already."""
+        return await self._say("cancel", reason)
+
+    async def terminate(self, reason: str = "") -> bool:
+        """End the instance at once, without compensation; False when it has ended already."""
+        return await self._say("terminate", reason)
+
+    async def retry(self) -> bool:
+        """Try a stalled instance again; False when it is not stalled."""
+        if await self.status() is not InstanceStatus.STALLED:
+            return False
+        return await self._say("retry", "")
+
+    async def _say(self, kind: str, text: str) -> bool:
+        record = await self._record()
+        if record.status.ended:
+            return False
+        key = await self._key()
+        await self._client.send(Message(key, kind, text.encode(), self._client.world.chance.id()))
+        return True
+
+    # --- what is on the server
+
+    async def _key(self) -> InstanceKey:
+        if self.workflow is None:
+            found = [listed.key.workflow async for listed in self._client.world.ledger.scan(None, self.id)]
+            if not found:
+                raise InstanceNotFoundError(self.id)
+            if len(found) > 1:
+                raise AmbiguousInstanceError(self.id, tuple(sorted(found)))
+            self.workflow = found[0]
+        return InstanceKey(self.workflow, self.id)
+
+    async def _record(self) -> InstanceRecord:
+        key = await self._key()
+        held = await read_record(self._client.world, key)
+        if held is not None:
+            return held.record
+        if not self._started and await self._client.world.queues.waiting_start(key) is None:
+            # It may have been claimed between the two looks.
+            held = await read_record(self._client.world, key)
+            if held is None:
+                raise InstanceNotFoundError(self.id, self.workflow)
+            return held.record
+        return InstanceRecord(status=InstanceStatus.QUEUED)
+
+    async def _commits(self, key: InstanceKey, record: InstanceRecord) -> list[Commit]:
+        return [
+            Commit.decode(data) for data in await read_commits(self._client.world, key, record.generation)
+        ]
+
+    # --- waiting for the end
+
+    async def _result(self) -> R:
+        if self._started and await self._noticed(_FIRST_LOOK):
+            outcome = self._notice.outcome
+            if outcome is not None and outcome.status is InstanceStatus.COMPLETED and outcome.has_payload:
+                return self._codec.decode(outcome.payload)
+        record = await self._record()
+        if not _is_over(record):
+            record = await self._wait()
+        return await self._conclude(record)
+
+    async def _noticed(self, wait: float) -> bool:
+        try:
+            async with asyncio.timeout(wait):
+                await self._notice.news.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _wait(self) -> InstanceRecord:
+        """Follow the live commits, and look at the record now and then in case a hint was lost."""
+        key = await self._key()
+        news = self._notice.news
+        unfollow = await self._client.world.wire.follow(key, lambda _generation, _n: news.set())
+        pause = _FIRST_LOOK
+        try:
+            while True:
+                news.clear()
+                record = await self._record()
+                if _is_over(record):
+                    return record
+                await self._noticed(pause)
+                # The record follows its last commit by one write.
+                await asyncio.sleep(0.002)
+                pause = min(pause * 2, _LONGEST_PAUSE)
+        finally:
+            await unfollow()
+
+    async def _conclude(self, record: InstanceRecord) -> R:
+        names = {"instance_id": self.id, "workflow": self.workflow or ""}
+        if self._fingerprint and record.fingerprint and record.fingerprint != self._fingerprint:
+            raise InstanceConflictError(self.id, self.workflow or "")
+        match record.status:
+            case InstanceStatus.COMPLETED:
+                return self._codec.decode(await self._result_bytes(record))
+            case InstanceStatus.CANCELLED:
+                raise WorkflowCancelledError(record.error, **names)
+            case InstanceStatus.TERMINATED:
+                raise WorkflowTerminatedError(record.error, **names)
+            case InstanceStatus.REJECTED:
+                raise StartRejectedError(record.error, **names)
+            case InstanceStatus.STALLED:
+                raise WorkflowStalledError(record.error, **names)
+            case _:
+                raise await self._failure(record, names)
+
+    async def _result_bytes(self, record: InstanceRecord) -> bytes:
+        if record.result:
+            return base64.b64decode(record.result)
+        ending = await self._last_event(record)
+        if not isinstance(ending, WorkflowCompleted):
+            raise RomancyError(
+                f"{self!r}: the record says completed, its history does not; please report this"
+            )
+        return ending.result
+
+    async def _failure(self, record: InstanceRecord, names: dict[str, str]) -> WorkflowFailedError:
+        error = WorkflowFailedError(record.error, error_type=record.error_type, **names)
+        ending = await self._last_event(record)
+        if isinstance(ending, WorkflowFailed):
+            error.__cause__ = Failure.decode(ending.failure).rebuild(registered_errors)
+        return error
+
+    async def _last_event(self, record: InstanceRecord) -> object:
+        data = await read_commit(self._client.world, await self._key(), record.generation, record.commits)
+        return Commit.decode(data).events[-1] if data is not None else None
+
+
+def _is_over(record: InstanceRecord) -> bool:
+    return record.status.ended or record.status is InstanceStatus.STALLED
+
+
+def compensations(commits: list[Commit]) -> tuple[CompensationInfo, ...]:
+    """The compensations that a history knows of, in the order in which they were scheduled."""
+    found: dict[str, CompensationInfo] = {}
+    for commit in commits:
+        for event in commit.events:
+            if isinstance(event, ActivityScheduled) and event.compensates:
+                found[event.id] = CompensationInfo(event.compensates, event.name, "scheduled")
+            elif isinstance(event, ActivityCompleted) and (known := found.get(event.id)):
+                found[event.id] = CompensationInfo(known.activity_id, known.name, "completed")
+            elif isinstance(event, ActivityFailed) and (known := found.get(event.id)):
+                failure = Failure.decode(event.failure)
+                text = f"{failure.error_type}: {failure.message}"
+                found[event.id] = CompensationInfo(known.activity_id, known.name, "failed", text)
+    return tuple(found.values())
+
+
+def untyped() -> ValueCodec[Any]:
+    """The codec of a result whose type is not known."""
+    return cast("ValueCodec[Any]", ValueCodec(Any))

@@ -1,0 +1,107 @@
+"""Puts the ports together on one connection: `open_world`. No logic of its own."""
+
+from __future__ import annotations
+
+import random
+import secrets
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from romancy_nats.jetstream import provision as provisioning
+from romancy_nats.jetstream.connection import Connection
+from romancy_nats.jetstream.credentials import Credentials
+from romancy_nats.jetstream.leases import JetStreamLeases
+from romancy_nats.jetstream.ledger import JetStreamLedger
+from romancy_nats.jetstream.queues import JetStreamQueues
+from romancy_nats.jetstream.topology import DEFAULT_SHARDS, Storage, Topology
+from romancy_nats.jetstream.wire import CoreWire
+from romancy_nats.ports import World
+
+ACK_WAIT_MARGIN = 1.0
+"""A worker that holds its lease is never taken for gone by a queue."""
+
+
+class SystemClock:
+    """Implements `ports.Clock`."""
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Seconds that never step."""
+        return time.monotonic()
+
+
+class SystemChance:
+    """Implements `ports.Chance`."""
+
+    def id(self) -> str:
+        """96 random bits: never used twice, plain in subjects and on command lines."""
+        return secrets.token_hex(12)
+
+    def number(self) -> float:
+        """In [0, 1)."""
+        return random.random()
+
+
+@dataclass(slots=True, frozen=True)
+class JetStreamWorld(World):
+    """The ports on a server, and what composition needs beside them."""
+
+    connection: Connection
+    topology: Topology
+    lease_ttl: float
+
+    async def ensure_consumers(self, workflows: Mapping[str, int | None]) -> None:
+        """The queues of these workflows (name to `max_concurrency`); before a worker pulls."""
+        ack_wait = self.lease_ttl + ACK_WAIT_MARGIN
+        await provisioning.ensure_consumers(self.connection, self.topology, workflows, ack_wait)
+
+
+@asynccontextmanager
+async def open_world(
+    url: str,
+    *,
+    namespace: str = "romancy",
+    shards: int = DEFAULT_SHARDS,
+    replicas: int = 1,
+    storage: Storage = "file",
+    lease_ttl: float = 15.0,
+    provision: bool = True,
+    name: str = "romancy",
+    credentials: Credentials | None = None,
+    inbox_prefix: str = "_INBOX",
+    timeout: float = 5.0,
+) -> AsyncGenerator[JetStreamWorld]:
+    """Connect to a namespace; `shards`, `replicas` and `storage` matter only when it is created.
+
+    Raises what `Connection.open` and the provisioning raise.
+    """
+    async with Connection.open(
+        url, name=name, credentials=credentials, inbox_prefix=inbox_prefix, timeout=timeout
+    ) as connection:
+        if provision:
+            topology = await provisioning.ensure_streams(
+                connection, namespace, shards=shards, replicas=replicas, storage=storage
+            )
+        else:
+            topology = await provisioning.find_streams(connection, namespace)
+        subjects = topology.subjects
+        queues = JetStreamQueues(connection, subjects)
+        try:
+            yield JetStreamWorld(
+                ledger=JetStreamLedger(connection, subjects, topology.shards),
+                queues=queues,
+                leases=JetStreamLeases(connection, subjects),
+                wire=CoreWire(connection, subjects, topology.shards),
+                clock=SystemClock(),
+                chance=SystemChance(),
+                connection=connection,
+                topology=topology,
+                lease_ttl=lease_ttl,
+            )
+        finally:
+            await queues.close()

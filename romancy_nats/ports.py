@@ -1,0 +1,254 @@
+"""What the engine needs from the world, in domain words. Protocols and plain data only; no implementation.
+
+`jetstream/` implements them on a NATS server, `testing/` in memory with faults; one conformance suite holds both equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import NamedTuple, Protocol
+
+from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.record import InstanceRecord
+
+
+class Refusal(Enum):
+    """Why a server refused a write."""
+
+    EXISTS = auto()
+    """The subject is written already, and it is written once (10077)."""
+    STALE = auto()
+    """The expected revision is not the last one (10071, 10164): somebody else wrote, or this write did before."""
+    TOO_LARGE = auto()
+    """Larger than a message may be."""
+    OTHER = auto()
+    """Anything else; the text says what."""
+
+
+@dataclass(slots=True, frozen=True)
+class Refused:
+    """A write that the server answered with no: it is not, and never will be, stored by this request."""
+
+    why: Refusal
+    text: str = ""
+
+
+WriteReply = int | Refused | None
+"""A sequence (the write is stored), a refusal, or None: unanswered, which is unknown (L3)."""
+
+
+class Held(NamedTuple):
+    """A record as the leader has it, and its revision: the fencing token of whoever wrote it."""
+
+    record: InstanceRecord
+    revision: int
+
+
+class Listed(NamedTuple):
+    """One line of a scan."""
+
+    key: InstanceKey
+    record: InstanceRecord
+    revision: int
+
+
+class Source(NamedTuple):
+    """A message by its place: the name under which every history recognises it (L5)."""
+
+    stream: str
+    sequence: int
+
+
+class QueueKind(Enum):
+    """The work queues of a workflow."""
+
+    START = "start"
+    MESSAGE = "message"
+    DUE = "due"
+
+
+class Delivery(Protocol):
+    """One message handed to this worker, unacknowledged. `id` is "" where the subject names no instance.
+
+    The three answers never block and are best effort: a lost one means redelivery (L5).
+    """
+
+    source: Source
+    workflow: str
+    id: str
+    headers: Mapping[str, str]
+    data: bytes
+    deliveries: int
+    time: int
+    """µs since the epoch at which the server stored it."""
+
+    def ack(self) -> None: ...
+    def nak(self, delay: float = 0.0) -> None: ...
+    def in_progress(self) -> None: ...
+
+
+@dataclass(slots=True, frozen=True)
+class Message:
+    """A message to an instance: `kind` is one of `cancel`, `terminate`, `retry`, `resume`, `channel`, …"""
+
+    key: InstanceKey
+    kind: str
+    data: bytes = b""
+    message_id: str = ""
+    headers: Mapping[str, str] | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class DeadLetter:
+    """A message that nobody can use, with the reason; `source` makes parking it twice harmless."""
+
+    workflow: str
+    reason: str
+    data: bytes
+    headers: Mapping[str, str]
+    source: Source
+
+
+class Ledger(Protocol):
+    """The shards: instance records and write-once commits."""
+
+    def append(
+        self,
+        key: InstanceKey,
+        generation: int,
+        n: int,
+        data: bytes,
+        fence: int,
+        done: Callable[[WriteReply], None],
+    ) -> None:
+        """Write commit n once, fenced on the record's revision. A callback, because every step passes here."""
+        ...
+
+    async def write(self, key: InstanceKey, record: InstanceRecord, expected: int) -> WriteReply:
+        """Create (expected 0) or replace the record by compare-and-set; the reply is the new revision."""
+        ...
+
+    async def read(self, key: InstanceKey) -> Held | None:
+        """The record, from the leader. Raises ServerUnavailableError."""
+        ...
+
+    async def read_commit(self, key: InstanceKey, generation: int, n: int) -> bytes | None:
+        """Commit n, from the leader. Raises ServerUnavailableError."""
+        ...
+
+    async def read_history(self, key: InstanceKey, generation: int, first: int, most: int) -> list[bytes]:
+        """Up to `most` commits from `first` on, without a gap; from a replica, so possibly fewer than exist."""
+        ...
+
+    def scan(self, workflow: str | None = None, id: str | None = None) -> AsyncIterator[Listed]:
+        """Records, of one workflow or one id if named; from a replica."""
+        ...
+
+
+class Queues(Protocol):
+    """The work queues and what is written to them."""
+
+    async def pull(self, kind: QueueKind, workflow: str, most: int) -> Sequence[Delivery]:
+        """Wait for messages: one at least, or none after a while. Cancelling it loses nothing."""
+        ...
+
+    async def fetch(self, source: Source) -> Delivery | None:
+        """A message by its place, as a forward names it; its answers do nothing, the forwarder gives them (L6)."""
+        ...
+
+    async def start(self, workflow: str, data: bytes, headers: Mapping[str, str]) -> WriteReply:
+        """Publish a start."""
+        ...
+
+    async def send(self, message: Message) -> WriteReply:
+        """Publish a message to an instance."""
+        ...
+
+    async def park(self, letter: DeadLetter) -> WriteReply:
+        """Write a dead letter, once per source."""
+        ...
+
+    async def waiting_start(self, key: InstanceKey) -> Delivery | None:
+        """The start of this instance that nobody claimed yet, if there is one (a scan: rare, slow)."""
+        ...
+
+
+class Leases(Protocol):
+    """The lease keys of running workers: expiry stands in for stale-lock clean-up."""
+
+    async def take(self, incarnation: str, ttl: float, label: str) -> WriteReply:
+        """Create the key; the reply is its revision."""
+        ...
+
+    async def renew(self, incarnation: str, revision: int, ttl: float, label: str) -> WriteReply:
+        """Write the key again by compare-and-set; the reply is the new revision."""
+        ...
+
+    async def alive(self, incarnation: str) -> bool:
+        """Whether the key exists, from the leader. Raises ServerUnavailableError."""
+        ...
+
+    async def release(self, incarnation: str) -> None:
+        """Delete the key, so that nobody has to wait for its end."""
+        ...
+
+    def deaths(self) -> AsyncIterator[str]:
+        """Incarnations whose key went away while watching; a hint, never a proof (ask `alive`)."""
+        ...
+
+
+Answerer = Callable[[bytes], Awaitable[bytes]]
+
+
+class Wire(Protocol):
+    """Ephemeral messages between processes: forwards to an owner, notices to a waiting client."""
+
+    async def serve(self, incarnation: str, answer: Answerer) -> Callable[[], Awaitable[None]]:
+        """Answer what others ask this incarnation, until the returned function is called."""
+        ...
+
+    async def ask(self, incarnation: str, question: bytes, timeout: float) -> bytes | None:
+        """Ask a worker; None when nobody answers."""
+        ...
+
+    def notify(self, inbox: str, data: bytes) -> None:
+        """Tell a waiting client something; best effort. Subjects that are not inboxes are ignored."""
+        ...
+
+    def expect(self, notice: Callable[[bytes], None]) -> tuple[str, Callable[[], None]]:
+        """An inbox for one notice, and a function that gives it up."""
+        ...
+
+    async def follow(
+        self, key: InstanceKey, seen: Callable[[int, int], None]
+    ) -> Callable[[], Awaitable[None]]:
+        """Call `seen(generation, n)` for each new commit of an instance; best effort (read to be sure)."""
+        ...
+
+
+class Clock(Protocol):
+    """Time. `now` is seconds since the epoch; `monotonic` never steps."""
+
+    def now(self) -> float: ...
+    def monotonic(self) -> float: ...
+
+
+class Chance(Protocol):
+    """Randomness: ids that are never used twice, and numbers in [0, 1)."""
+
+    def id(self) -> str: ...
+    def number(self) -> float: ...
+
+
+@dataclass(slots=True, frozen=True)
+class World:
+    """All of it, as one worker or client sees it."""
+
+    ledger: Ledger
+    queues: Queues
+    leases: Leases
+    wire: Wire
+    clock: Clock
+    chance: Chance

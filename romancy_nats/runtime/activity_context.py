@@ -1,0 +1,108 @@
+"""What activity code may ask about its own attempt. Bound to the running attempt by a context variable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from romancy_nats.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from romancy_nats.core.ids import InstanceKey
+
+S = TypeVar("S")
+
+_current: ContextVar[ActivityContext] = ContextVar("romancy_activity")
+
+
+def activity_context() -> ActivityContext:
+    """The context of the running attempt; raises ConfigurationError outside an activity."""
+    try:
+        return _current.get()
+    except LookupError:
+        raise ConfigurationError(
+            "activity_context() is only there inside an activity run by a workflow"
+        ) from None
+
+
+def enter_attempt(context: ActivityContext) -> None:
+    """Make this the context of the running asyncio context."""
+    _current.set(context)
+
+
+class ActivityContext:
+    """One attempt of one activity. Safe to use from the thread in which a plain function runs."""
+
+    __slots__ = (
+        "_beat",
+        "_cancelled",
+        "_details",
+        "_key",
+        "_state",
+        "activity_id",
+        "attempt",
+        "last_heartbeat",
+    )
+
+    def __init__(
+        self, key: InstanceKey, activity_id: str, attempt: int, state: object, last_heartbeat: object = None
+    ) -> None:
+        self._key = key
+        self.activity_id = activity_id
+        self.attempt = attempt
+        self.last_heartbeat = last_heartbeat
+        self._state = state
+        self._cancelled = False
+        self._details: Any = None
+        self._beat: Callable[[], None] | None = None
+
+    @property
+    def instance_id(self) -> str:
+        """The id of the instance that this attempt works for."""
+        return self._key.id
+
+    @property
+    def workflow_name(self) -> str:
+        """The name of its workflow."""
+        return self._key.workflow
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt of this activity, and for no other: give it to systems that deduplicate."""
+        return f"{self._key.workflow}/{self._key.id}/{self.activity_id}"
+
+    @property
+    def cancelled(self) -> bool:
+        """True once this attempt no longer counts: cancelled, timed out, or ownership lost. Threads should look."""
+        return self._cancelled
+
+    def heartbeat(self, details: object = None) -> None:
+        """Say that the attempt is alive; the next attempt finds `details` in `last_heartbeat`."""
+        self._details = details
+        if self._beat is not None:
+            self._beat()
+
+    def state(self, kind: type[S]) -> S:
+        """What the app's `lifespan` yielded; raises ConfigurationError when it is not of this type."""
+        found = self._state
+        if isinstance(found, kind):
+            return found
+        if isinstance(found, dict) and isinstance(inner := found.get(kind), kind):
+            return inner
+        raise ConfigurationError(
+            f"the lifespan of the app yielded {type(found).__name__}, not {kind.__name__}; "
+            "give App(lifespan=…) an async context manager that yields it"
+        )
+
+    def watch(self, beat: Callable[[], None]) -> None:
+        """Call `beat` at each heartbeat (the engine's silence limit)."""
+        self._beat = beat
+
+    def details(self) -> object:
+        """The details of the last heartbeat."""
+        return self._details
+
+    def cancel(self) -> None:
+        """Raise the flag that threads look at."""
+        self._cancelled = True

@@ -1,0 +1,226 @@
+"""Running an activity: attempts, time limits, heartbeats, threads, back-off. Says how it ended; records nothing itself."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Protocol
+
+import anyio
+import anyio.to_thread
+
+from romancy_nats.core.events import ActivityAttemptFailed, ActivityCompleted, ActivityFailed
+from romancy_nats.core.execution import PendingActivity
+from romancy_nats.core.failure import Failure
+from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.payload import ValueCodec
+from romancy_nats.core.retry import RetryPolicy
+from romancy_nats.errors import ActivityTimeoutError, PayloadError, PayloadTooLargeError
+from romancy_nats.ports import Chance, Clock
+from romancy_nats.runtime.activity_context import ActivityContext, enter_attempt
+from romancy_nats.runtime.tuning import Tuning
+
+_log = logging.getLogger("romancy.activity")
+_details = ValueCodec[object](Any)
+LONG_DELAY = 1.0
+"""From this back-off on (seconds) a failed attempt is committed at once: a write is cheap beside the wait."""
+
+
+class Ended(Protocol):
+    """Who is told about attempts."""
+
+    def ended(self, event: ActivityCompleted | ActivityFailed) -> None: ...
+    def attempt_failed(self, event: ActivityAttemptFailed, *, commit: bool) -> None: ...
+
+
+class Workshop:
+    """What the attempts of one worker share: limits, resources, replacements of activities."""
+
+    def __init__(self, tuning: Tuning, clock: Clock, chance: Chance) -> None:
+        self.tuning = tuning
+        self.clock = clock
+        self.chance = chance
+        self.state: object = None
+        self.overrides: Mapping[str, Callable[..., object]] = {}
+        self.inline_threads = False
+        self.may_begin: Callable[[], bool] = lambda: True
+        self._limiters: dict[str, anyio.CapacityLimiter] = {}
+
+    def limiter(self, name: str, most: int | None) -> anyio.CapacityLimiter:
+        """The bound on threads for one activity, or the worker's own."""
+        bound = "" if most is None else name
+        limiter = self._limiters.get(bound)
+        if limiter is None:
+            limiter = self._limiters[bound] = anyio.CapacityLimiter(most or self.tuning.threads)
+        return limiter
+
+
+class Attempts:
+    """The attempts of one scheduled activity, in one asyncio task."""
+
+    def __init__(self, workshop: Workshop, key: InstanceKey, pending: PendingActivity, told: Ended) -> None:
+        self._workshop = workshop
+        self._key = key
+        self._pending = pending
+        self._told = told
+        self._context: ActivityContext | None = None
+        self._given_up = False
+        self._final = False
+        self.task: asyncio.Task[None] | None = None
+
+    def give_up(self) -> None:
+        """The result no longer counts: interrupt async code, raise the flag for a thread."""
+        self._given_up = True
+        if self._context is not None:
+            self._context.cancel()
+        if self.task is not None:
+            self.task.cancel()
+
+    async def run(self) -> None:
+        """Try until it is completed or has failed for good."""
+        pending, workshop = self._pending, self._workshop
+        policy = pending.activity.retry or workshop.tuning.retry
+        attempt = pending.attempts
+        began = workshop.clock.monotonic()
+        heartbeat = pending.heartbeat
+        while True:
+            attempt += 1
+            error = await self._try(attempt, heartbeat)
+            if error is None or self._given_up:
+                return
+            delay = None
+            if not self._is_final(policy, error):
+                elapsed = workshop.clock.monotonic() - began
+                delay = policy.next_delay(attempt, elapsed, workshop.chance.number())
+            failure = self._failure(error)
+            if delay is None:
+                self._fail(attempt, policy, error, failure)
+                return
+            _log.info(
+                "attempt %d of %s failed, next in %.2f s: %s", attempt, self._name(), delay, _short(error)
+            )
+            if self._context is not None and self._context.details() is not None:
+                heartbeat = _encode_details(self._context.details())
+            note = ActivityAttemptFailed(pending.id, attempt, failure, heartbeat)
+            self._told.attempt_failed(note, commit=delay >= LONG_DELAY)
+            await asyncio.sleep(delay)
+            while not workshop.may_begin():
+                await asyncio.sleep(workshop.tuning.lease_ttl / 30)
+
+    async def _try(self, attempt: int, heartbeat: bytes) -> BaseException | None:
+        pending = self._pending
+        try:
+            result = await self._call(attempt, heartbeat)
+        except asyncio.CancelledError as error:
+            if self._given_up:
+                raise
+            return error
+        except BaseException as error:  # noqa: BLE001 - the boundary: whatever an activity raises is its failure, not the worker's
+            return error
+        try:
+            data = self._encode(result)
+        except PayloadError as error:
+            # Running it again would do its work again and give the same kind of value.
+            self._final = True
+            return _named(error, pending.activity.name)
+        self._told.ended(ActivityCompleted(pending.id, attempt, data))
+        return None
+
+    def _encode(self, result: Any) -> bytes:
+        activity, limit = self._pending.activity, self._workshop.tuning.max_message
+        data = activity.result.encode(result)
+        if len(data) > limit:
+            raise PayloadTooLargeError(f"the result of activity {activity.name!r}", len(data), limit)
+        return data
+
+    async def _call(self, attempt: int, heartbeat: bytes) -> Any:
+        pending, workshop = self._pending, self._workshop
+        activity = pending.activity
+        last = _details.decode(heartbeat) if heartbeat else None
+        context = self._context = ActivityContext(self._key, pending.id, attempt, workshop.state, last)
+        enter_attempt(context)
+        args, kwargs = activity.parameters.decode(pending.input)
+        fn = workshop.overrides.get(activity.name, activity.fn)
+        is_async = activity.is_async if fn is activity.fn else inspect.iscoroutinefunction(fn)
+        limit, silence = activity.timeout, activity.heartbeat
+        if is_async and limit is None and silence is None:
+            return await fn(*args, **kwargs)  # type: ignore[misc]
+        call = fn(*args, **kwargs) if is_async else self._in_thread(fn, args, kwargs)
+        return await self._limited(call, context, limit, silence)
+
+    async def _in_thread(self, fn: Callable[..., object], args: Any, kwargs: Any) -> Any:
+        if self._workshop.inline_threads:
+            return fn(*args, **kwargs)
+        limiter = self._workshop.limiter(self._pending.activity.name, self._pending.activity.max_threads)
+        return await anyio.to_thread.run_sync(
+            partial(fn, *args, **kwargs), abandon_on_cancel=True, limiter=limiter
+        )
+
+    async def _limited(
+        self, call: Any, context: ActivityContext, limit: float | None, silence: float | None
+    ) -> Any:
+        """Await the call within its time limit and its longest silence."""
+        loop = asyncio.get_running_loop()
+        name = self._pending.activity.name
+        outer = asyncio.timeout(limit)
+        inner = asyncio.timeout(silence)
+        try:
+            async with outer, inner:
+                if silence is not None:
+                    pause = silence
+                    beat = lambda: inner.reschedule(loop.time() + pause) if not inner.expired() else None  # noqa: E731
+                    context.watch(lambda: loop.call_soon_threadsafe(beat))
+                return await call
+        except TimeoutError as error:
+            if outer.expired() and limit is not None:
+                raise ActivityTimeoutError(name, limit) from error
+            if inner.expired() and silence is not None:
+                raise ActivityTimeoutError(name, silence, "heartbeat") from error
+            raise
+        finally:
+            context.watch(lambda: None)
+            if outer.expired() or inner.expired() or self._given_up:
+                context.cancel()
+
+    def _fail(self, attempt: int, policy: RetryPolicy, error: BaseException, failure: bytes) -> None:
+        exhausted = not self._is_final(policy, error)
+        _log.warning("%s failed after %d attempt(s): %s", self._name(), attempt, _short(error))
+        self._told.ended(ActivityFailed(self._pending.id, attempt, failure, exhausted))
+
+    def _failure(self, error: BaseException) -> bytes:
+        data = Failure.of(error, self._pending.activity.errors).encode()
+        if len(data) > self._workshop.tuning.max_message // 4:
+            plain = PayloadError(
+                f"{type(error).__name__}: {str(error)[:1000]} (its details were too large to record)"
+            )
+            return Failure.of(plain).encode()
+        return data
+
+    def _is_final(self, policy: RetryPolicy, error: BaseException) -> bool:
+        return self._final or policy.is_final(error)
+
+    def _name(self) -> str:
+        return f"{self._key!r} {self._pending.id}"
+
+
+def _named(error: PayloadError, activity: str) -> PayloadError:
+    if activity in str(error):
+        return error
+    named = PayloadError(f"activity {activity!r}: {error}")
+    named.__cause__ = error
+    return named
+
+
+def _encode_details(details: object) -> bytes:
+    try:
+        return _details.encode(details)
+    except PayloadError as error:
+        _log.warning("heartbeat details cannot be kept: %s", error)
+        return b""
+
+
+def _short(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error)[:200]}"

@@ -1,0 +1,75 @@
+"""Becoming the owner of an instance: compare-and-set on its record, then load its history (L4). Never the reverse."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import anyio
+
+from romancy_nats.core.commit import Commit
+from romancy_nats.core.execution import Execution
+from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.record import InstanceRecord, InstanceStatus
+from romancy_nats.errors import RomancyError, WorkflowRuleError
+from romancy_nats.ports import Held, Refused
+from romancy_nats.runtime.instance import Instance, Owner
+from romancy_nats.runtime.writing import read_commits, write_record
+
+_log = logging.getLogger("romancy.worker")
+_YIELD_EVERY = 200
+
+
+def microseconds(owner: Owner) -> int:
+    """The time of the world in µs."""
+    return int(owner.world.clock.now() * 1_000_000)
+
+
+async def take_over(owner: Owner, key: InstanceKey, held: Held) -> tuple[InstanceRecord, int] | None:
+    """Claim by compare-and-set on the revision just read; None when somebody else was faster."""
+    record = held.record
+    # Only a hint, read before the claim and used for nothing but counting takeovers without progress (L10).
+    commits = record.commits + len(
+        await read_commits(owner.world, key, record.generation, record.commits + 1)
+    )
+    takeovers = 1 if commits > record.commits else record.takeovers + 1
+    claimed = replace(
+        record,
+        status=InstanceStatus.COMPENSATING
+        if record.status is InstanceStatus.COMPENSATING
+        else InstanceStatus.RUNNING,
+        owner=owner.lease.incarnation,
+        commits=commits,
+        takeovers=takeovers if record.owner else 0,
+        updated=microseconds(owner),
+        waiting_for=[],
+        error="",
+        error_type="",
+    )
+    reply = await write_record(owner.world, key, claimed, held.revision)
+    return None if isinstance(reply, Refused) else (claimed, reply)
+
+
+async def load(owner: Owner, execution: Execution, record: InstanceRecord, revision: int) -> Instance:
+    """The instance as its history says. A history that does not fit the code gives an instance that is stalled."""
+    key = execution.key
+    instance = Instance(owner, key, execution, record, revision)
+    commits = await read_commits(owner.world, key, record.generation)
+    instance.commits = len(commits)
+    if record.takeovers > owner.tuning.max_takeovers:
+        instance.stalled = WorkflowRuleError(
+            f"{record.takeovers} workers took this instance over and none got a commit further: it seems to kill "
+            "its workers; look at what its next activity does, then retry"
+        )
+        return instance
+    try:
+        for index, data in enumerate(commits):
+            commit = Commit.decode(data)
+            instance.last_time = max(instance.last_time, commit.time)
+            execution.replay(commit)
+            if index % _YIELD_EVERY == _YIELD_EVERY - 1:
+                await anyio.lowlevel.checkpoint()
+    except RomancyError as error:
+        _log.error("%r stalls: %s", key, error)
+        instance.stalled = error
+    return instance

@@ -1,0 +1,241 @@
+"""The worker loop: pull, own, carry out, rest, let go. One task group holds every task of the worker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+from romancy_nats.core.definition import Workflow
+from romancy_nats.core.execution import Execution
+from romancy_nats.core.ids import InstanceKey
+from romancy_nats.errors import RomancyError
+from romancy_nats.ports import Delivery, QueueKind, World
+from romancy_nats.runtime.attempts import Workshop
+from romancy_nats.runtime.instance import Instance
+from romancy_nats.runtime.intake import Intake
+from romancy_nats.runtime.keepalive import Keepalive
+from romancy_nats.runtime.lease import Lease
+from romancy_nats.runtime.messages import Messages
+from romancy_nats.runtime.notices import outcome
+from romancy_nats.runtime.ownership import Ownership
+from romancy_nats.runtime.rest import acknowledge, rest
+from romancy_nats.runtime.sweeper import Sweeper
+from romancy_nats.runtime.tuning import Tuning
+
+_log = logging.getLogger("romancy.worker")
+_MOST_MESSAGES = 256
+
+
+class Engine:
+    """One worker. `run` until it is cancelled or `drain` has finished."""
+
+    def __init__(
+        self,
+        world: World,
+        workflows: Sequence[Workflow[..., Any]],
+        tuning: Tuning,
+        *,
+        overrides: Mapping[str, Callable[..., object]] | None = None,
+    ) -> None:
+        self.world = world
+        self.tuning = tuning
+        self.workflows = {workflow.name: workflow for workflow in workflows}
+        self.lease = Lease(world, tuning, self._lease_lost, self._lease_regained)
+        self.workshop = Workshop(tuning, world.clock, world.chance)
+        self.workshop.overrides = overrides or {}
+        self.workshop.may_begin = self.lease.valid
+        self.instances: dict[InstanceKey, Instance] = {}
+        self.draining = False
+        self.ready = asyncio.Event()
+        self._ownership = Ownership(self)
+        self._intake = Intake(self._ownership)
+        self._messages = Messages(self._ownership)
+        self._sweeper = Sweeper(self)
+        self._group: asyncio.TaskGroup | None = None
+        self._pulls: list[asyncio.Task[None]] = []
+        self._services: list[asyncio.Task[None]] = []
+        self._room = asyncio.Event()
+        self._starting = 0
+        self._handling: set[asyncio.Task[None]] = set()
+        self._drained = asyncio.Event()
+
+    async def run(self) -> None:
+        """Take a lease and work until cancelled or drained; on the way out let go of everything cleanly."""
+        await self.lease.take()
+        unserve = await self.world.wire.serve(self.lease.incarnation, self._ownership.answer)
+        self._unserve = unserve
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                self._services = [
+                    group.create_task(self.lease.keep()),
+                    group.create_task(Keepalive(self).run()),
+                    group.create_task(self._sweeper.run()),
+                    group.create_task(self._sweeper.watch_deaths()),
+                ]
+                for name in self.workflows:
+                    self._pulls.append(group.create_task(self._pull_starts(name)))
+                    self._pulls.append(group.create_task(self._pull_messages(name)))
+                self.ready.set()
+                await self._drained.wait()
+                for task in self._services:
+                    task.cancel()
+        finally:
+            for instance in list(self.instances.values()):
+                instance.drop()
+            self.instances.clear()
+            await self._unserve()
+
+    # --- what is pulled
+
+    async def _pull_starts(self, workflow: str) -> None:
+        while True:
+            room = self.tuning.concurrency - len(self.instances) - self._starting
+            if room <= 0 or not self.lease.valid():
+                await self._wait_for_room()
+                continue
+            for delivery in await self.world.queues.pull(
+                QueueKind.START, workflow, min(room, _MOST_MESSAGES)
+            ):
+                self._starting += 1
+                self._handle_soon(delivery, is_start=True)
+
+    async def _pull_messages(self, workflow: str) -> None:
+        while True:
+            for delivery in await self.world.queues.pull(QueueKind.MESSAGE, workflow, _MOST_MESSAGES):
+                self._handle_soon(delivery, is_start=False)
+
+    async def _wait_for_room(self) -> None:
+        self._room.clear()
+        try:
+            async with asyncio.timeout(self.tuning.lease_ttl / 10):
+                await self._room.wait()
+        except TimeoutError:
+            return
+
+    def _handle_soon(self, delivery: Delivery, *, is_start: bool) -> None:
+        task = self.spawn(self._handle_guarded(delivery, is_start))
+        self._handling.add(task)
+        task.add_done_callback(self._handling.discard)
+
+    async def _handle_guarded(self, delivery: Delivery, is_start: bool) -> None:
+        """One of the two loop boundaries: whatever goes wrong with one message is that message's affair."""
+        try:
+            await self.handle(delivery)
+        except Exception:
+            _log.exception(
+                "handling message %s of %r failed; it will be tried again", delivery.source, delivery.workflow
+            )
+            delivery.nak(5.0)
+        finally:
+            if is_start:
+                self._starting -= 1
+                self._room.set()
+
+    async def handle(self, delivery: Delivery) -> None:
+        """Handle one message, pulled or forwarded."""
+        if not self.lease.valid() or self.draining:
+            delivery.nak(0.0 if self.draining else 1.0)
+        elif delivery.id:
+            await self._messages.handle(delivery)
+        else:
+            await self._intake.handle(delivery)
+
+    # --- what instances need (the Owner protocol)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something in the worker's task group."""
+        assert self._group is not None
+        return self._group.create_task(work)
+
+    def execution(self, key: InstanceKey, generation: int = 0) -> Execution:
+        """A fresh execution of the workflow of this instance."""
+        label = self.tuning.label or self.lease.incarnation
+        return Execution(self.workflows[key.workflow], key, generation=generation, worker_id=label)
+
+    def turn_over(self, instance: Instance) -> None:
+        """Bring an instance to rest that has ended, stalled, or waits for nothing."""
+        self.spawn(self._rest(instance))
+
+    async def _rest(self, instance: Instance, *, let_go: bool = False) -> None:
+        if instance.dropped:
+            return
+        if instance.stalled is not None:
+            _log.error("%r stalls: %s", instance.key, instance.stalled)
+        if not await rest(instance, let_go=let_go):
+            self.memory_lost(instance)
+            return
+        instance.dropped = True
+        self.forget(instance)
+        acknowledge(instance, let_go=let_go)
+        if instance.notify:
+            told = outcome(instance)
+            for inbox in instance.notify:
+                self.world.wire.notify(inbox, told)
+        instance.close()
+
+    def memory_lost(self, instance: Instance) -> None:
+        """Drop the memory; the messages it held are given back, and whoever gets them looks at the record."""
+        instance.drop()
+        self.forget(instance)
+
+    def forget(self, instance: Instance) -> None:
+        """The instance is no longer in memory."""
+        if self.instances.get(instance.key) is instance:
+            del self.instances[instance.key]
+        self._room.set()
+
+    # --- the lease
+
+    def _lease_lost(self, incarnation: str) -> None:
+        for instance in list(self.instances.values()):
+            if instance.incarnation == incarnation:
+                self.memory_lost(instance)
+        self.spawn(self._serve_again())
+
+    async def _serve_again(self) -> None:
+        await self._unserve()
+        while not self.lease.valid():
+            await asyncio.sleep(self.tuning.lease_ttl / 100)
+        self._unserve = await self.world.wire.serve(self.lease.incarnation, self._ownership.answer)
+        self._room.set()
+
+    def _lease_regained(self) -> None:
+        for instance in list(self.instances.values()):
+            instance.poke()
+        self._room.set()
+
+    # --- the end of a worker
+
+    async def drain(self) -> None:
+        """Take nothing new; let running turns finish for the grace period, then let go of what is left (L6)."""
+        if self.draining:
+            return
+        self.draining = True
+        for task in self._pulls:
+            task.cancel()
+        if self._handling:
+            await asyncio.wait(list(self._handling), timeout=self.tuning.grace)
+        rested = [instance.rested for instance in self.instances.values()]
+        if rested and self.tuning.grace > 0:
+            await asyncio.wait(rested, timeout=self.tuning.grace)
+        for instance in list(self.instances.values()):
+            await self._let_go(instance)
+        await self._ended_rests()
+        try:
+            await self.lease.release()
+        except RomancyError as error:
+            _log.warning("the lease key could not be deleted (%s); it expires by itself", error)
+        self._drained.set()
+
+    async def _let_go(self, instance: Instance) -> None:
+        await instance.come_to_a_stop(self.tuning.grace)
+        if not instance.dropped and instance.execution.ending is None and instance.stalled is None:
+            await self._rest(instance, let_go=True)
+
+    async def _ended_rests(self) -> None:
+        left = [instance.rested for instance in self.instances.values()]
+        if left:
+            await asyncio.wait(left, timeout=self.tuning.grace)

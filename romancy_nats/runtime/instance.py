@@ -1,0 +1,398 @@
+"""One owned instance: what arrives is stepped, committed in one message, and only then carried out (L2, L3).
+
+Whoever brings something calls `give`; a turn begins at once unless a commit is in flight. The hot path is synchronous
+from the end of an activity to its commit and from the answer to the next activity: a step costs its write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, cast
+
+from romancy_nats.core.commit import Commit, encode_commit
+from romancy_nats.core.events import (
+    ActivityAbandoned,
+    ActivityAttemptFailed,
+    ActivityCompleted,
+    ActivityFailed,
+    ActivityScheduled,
+    Command,
+    Delivered,
+    Ending,
+    Event,
+    TimerCancelled,
+    TimerFired,
+    TimerStarted,
+)
+from romancy_nats.core.execution import Execution
+from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.record import InstanceRecord, InstanceStatus
+from romancy_nats.errors import PayloadTooLargeError, RomancyError
+from romancy_nats.ports import Delivery, Refusal, Refused, World, WriteReply
+from romancy_nats.runtime.attempts import Attempts, Workshop
+from romancy_nats.runtime.lease import Lease
+from romancy_nats.runtime.tuning import Tuning
+from romancy_nats.runtime.writing import read_commit, write_record
+
+_log = logging.getLogger("romancy.worker")
+_MICROSECONDS = 1_000_000
+
+
+class Owner(Protocol):
+    """What an instance needs from the worker that owns it."""
+
+    world: World
+    tuning: Tuning
+    lease: Lease
+    workshop: Workshop
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]: ...
+    def turn_over(self, instance: Instance) -> None:
+        """The instance has ended, stalled, or has nothing left to wait for: bring it to rest."""
+
+    def memory_lost(self, instance: Instance) -> None:
+        """A write was refused: the memory is worthless; look at the record again (L3)."""
+
+
+@dataclass(slots=True)
+class HeldDelivery:
+    """A message that is acknowledged when the instance rests. `commit` is the one that holds it, 0 for none yet."""
+
+    delivery: Delivery
+    commit: int = 0
+
+
+class Instance:
+    """An instance in the memory of its owner, under the fencing token `revision`."""
+
+    def __init__(
+        self, owner: Owner, key: InstanceKey, execution: Execution, record: InstanceRecord, revision: int
+    ) -> None:
+        self.owner = owner
+        self.key = key
+        self.execution = execution
+        self.record = record
+        self.revision = revision
+        self.incarnation = record.owner
+        self.commits = 0
+        self.last_time = 0
+        self.held: list[HeldDelivery] = []
+        self.notify: list[str] = []
+        self.dropped = False
+        self.stopping = False
+        self.stalled: BaseException | None = None
+        self.rested: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._inbox: list[tuple[Delivered, HeldDelivery | None]] = []
+        self._busy = False
+        self._batch: list[Event] = []
+        self._carried: list[HeldDelivery] = []
+        self._sent = (0, b"", "")
+        self._attempts: dict[str, Attempts] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+
+    # --- what arrives
+
+    def give(self, event: Delivered, held: HeldDelivery | None = None) -> None:
+        """Something happened to the instance; it is stepped and committed at once, or with the next commit."""
+        if self.dropped:
+            return
+        self._inbox.append((event, held))
+        if not self._busy:
+            self._turn()
+
+    def expect(self, event: Delivered, held: HeldDelivery) -> None:
+        """Put something into the inbox of an instance that has not been taken up yet."""
+        self._inbox.append((event, held))
+
+    def end_without_code(self, events: list[Event], held: HeldDelivery) -> None:
+        """End an instance whose code cannot be run."""
+        self._carried.append(held)
+        self._batch = events
+        self.execution.ending = cast("Ending", events[-1])
+        self.last_time = max(int(self.owner.world.clock.now() * _MICROSECONDS), self.last_time)
+        self._commit(self._batch, self.last_time, open=False)
+
+    def ended(self, event: ActivityCompleted | ActivityFailed) -> None:
+        """An activity ended (told by its attempts)."""
+        self._attempts.pop(event.id, None)
+        self.give(event)
+
+    def attempt_failed(self, event: ActivityAttemptFailed, *, commit: bool) -> None:
+        """An attempt failed and another follows: recorded now, or with whatever comes next."""
+        if commit:
+            self.give(event)
+        elif not self.dropped:
+            self._inbox.append((event, None))
+
+    def park(self, event: Delivered, held: HeldDelivery) -> None:
+        """Record what arrived without stepping the workflow: the instance is stalled, but nothing is lost (L9)."""
+        self._carried.append(held)
+        self._batch = [event]
+        self.last_time = int(self.owner.world.clock.now() * _MICROSECONDS)
+        self._commit(self._batch, self.last_time, open=True)
+
+    def take_up(self, owed: list[Command]) -> None:
+        """Go on where a loaded history ends: record what is owed, begin again what is pending, look at the inbox."""
+        self._batch = list(owed)
+        for id in self.execution.activities:
+            if not any(isinstance(c, ActivityScheduled) and c.id == id for c in owed):
+                self._begin_activity(id)
+        for id in self.execution.timers:
+            if not any(isinstance(c, TimerStarted) and c.id == id for c in owed):
+                self._arm(id)
+        self._turn()
+
+    def poke(self) -> None:
+        """The lease is good again after a doubtful while: begin what was held back (L10)."""
+        if self.dropped or self._busy:
+            return
+        for id in self.execution.activities:
+            if id not in self._attempts:
+                self._begin_activity(id)
+        if self._inbox:
+            self._turn()
+
+    # --- one turn: step, commit, carry out
+
+    def _turn(self) -> None:
+        if self.dropped or self.stalled is not None:
+            return
+        if not self.owner.lease.valid():
+            # The lease task will find the loss and drop us; until then nothing new begins (L10).
+            return
+        now = max(int(self.owner.world.clock.now() * _MICROSECONDS), self.last_time)
+        self.last_time = now
+        batch = self._batch
+        open = self._step(batch, now)
+        if batch:
+            self._commit(batch, now, open)
+        else:
+            self._settled()
+
+    def _step(self, batch: list[Event], now: int) -> bool:
+        """Step the workflow by all that has arrived; returns whether it stalled on the way."""
+        execution = self.execution
+        size = 0
+        while self._inbox:
+            event, held = self._inbox[0]
+            size += _weight(event)
+            if batch and size > self.owner.tuning.max_message // 2:
+                break
+            del self._inbox[0]
+            if execution.ending is not None or self._is_late(event):
+                continue
+            batch.append(event)
+            if held is not None:
+                self._carried.append(held)
+            try:
+                batch.extend(execution.deliver(event, now))
+            except RomancyError as error:
+                self.stalled = error
+                return True
+        return False
+
+    def _is_late(self, event: Delivered) -> bool:
+        if isinstance(event, ActivityCompleted | ActivityFailed | ActivityAttemptFailed):
+            return event.id not in self.execution.activities
+        if isinstance(event, TimerFired):
+            return event.id not in self.execution.timers
+        return False
+
+    def _commit(self, batch: list[Event], now: int, open: bool) -> None:
+        self._busy = True
+        id = self.owner.world.chance.id()
+        data = encode_commit(id, self.incarnation, self.revision, now, batch, open)
+        n = self.commits + 1
+        if len(data) > self.owner.tuning.max_message + 40_000:
+            self._too_large(batch, now, len(data))
+            return
+        self._sent = (n, data, id)
+        self._append(self._answered)
+
+    def _append(self, done: Callable[[WriteReply], None]) -> None:
+        n, data, _ = self._sent
+        self.owner.world.ledger.append(self.key, self.record.generation, n, data, self.revision, done)
+
+    def _answered(self, reply: WriteReply) -> None:
+        if type(reply) is int:
+            self._committed()
+        elif not self.dropped:
+            self.owner.spawn(self._settle_commit(reply))
+
+    def _committed(self) -> None:
+        self.commits = self._sent[0]
+        for held in self._carried:
+            held.commit = self.commits
+        self._carried.clear()
+        batch, self._batch = self._batch, []
+        self._busy = False
+        if self.dropped:
+            return
+        if self.stalled is None and self.execution.compensating and self.execution.ending is None:
+            if self.record.status is not InstanceStatus.COMPENSATING:
+                self._busy = True
+                self.owner.spawn(self._mark_compensating(batch))
+                return
+        self._go_on(batch)
+
+    def _go_on(self, batch: list[Event]) -> None:
+        if self.stalled is None:
+            self._carry_out(batch)
+        if self._inbox and self.stalled is None:
+            self._turn()
+        else:
+            self._settled()
+
+    async def _mark_compensating(self, batch: list[Event]) -> None:
+        """Show in the record that the instance compensates; its new revision is the fence from here on."""
+        record = replace(self.record, status=InstanceStatus.COMPENSATING, commits=self.commits)
+        reply = await write_record(self.owner.world, self.key, record, self.revision)
+        if self.dropped:
+            return
+        if isinstance(reply, Refused):
+            self.owner.memory_lost(self)
+            return
+        self.record, self.revision = record, reply
+        self._busy = False
+        self._go_on(batch)
+
+    def _settled(self) -> None:
+        """Nothing is left to do in this turn: rest if the instance has ended, stalled, or waits for nothing."""
+        if self.stalled is not None or self.execution.ending is not None or not self.execution.waits:
+            if not self._busy and not self.dropped:
+                self._busy = True
+                self.owner.turn_over(self)
+
+    async def _settle_commit(self, reply: WriteReply) -> None:
+        """The commit has no plain success: send it again, unchanged, until the server says what it is (L3)."""
+        sent_before, pause = False, self.owner.tuning.seconds_between_resends
+        while not self.dropped:
+            if isinstance(reply, int):
+                self._committed()
+                return
+            if isinstance(reply, Refused):
+                if sent_before and reply.why is Refusal.EXISTS and await self._is_stored():
+                    self._committed()
+                elif not self.dropped:
+                    _log.warning("%r: commit %d was refused (%s)", self.key, self._sent[0], reply)
+                    self.owner.memory_lost(self)
+                return
+            sent_before = True
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 2.0)
+            answer: asyncio.Future[WriteReply] = asyncio.get_running_loop().create_future()
+            self._append(lambda got, answer=answer: None if answer.done() else answer.set_result(got))  # type: ignore[misc]
+            reply = await answer
+
+    async def _is_stored(self) -> bool:
+        n, _, id = self._sent
+        stored = await read_commit(self.owner.world, self.key, self.record.generation, n)
+        return stored is not None and Commit.decode(stored).id == id
+
+    def _too_large(self, batch: list[Event], now: int, size: int) -> None:
+        """One step asked for more than a message holds: keep what arrived, park the instance with the reason."""
+        limit = self.owner.tuning.max_message
+        self.stalled = PayloadTooLargeError(f"what one step of {self.key!r} asks for", size, limit)
+        arrived = [event for event in batch if not isinstance(event, Command)]
+        self._batch = arrived
+        id = self.owner.world.chance.id()
+        data = encode_commit(id, self.incarnation, self.revision, now, arrived, True)
+        self._sent = (self.commits + 1, data, id)
+        self._append(self._answered)
+
+    # --- effects, only after their commit
+
+    def _carry_out(self, batch: list[Event]) -> None:
+        for event in batch:
+            kind = type(event)
+            if kind is ActivityScheduled:
+                self._begin_activity(event.id)  # type: ignore[union-attr]
+            elif kind is ActivityAbandoned:
+                self._give_up(event.id)  # type: ignore[union-attr]
+            elif kind is TimerStarted:
+                self._arm(event.id)  # type: ignore[union-attr]
+            elif kind is TimerCancelled:
+                self._disarm(event.id)  # type: ignore[union-attr]
+
+    def _begin_activity(self, id: str) -> None:
+        pending = self.execution.activities.get(id)
+        if pending is None or self.stopping or not self.owner.lease.valid():
+            return
+        attempts = Attempts(self.owner.workshop, self.key, pending, self)
+        self._attempts[id] = attempts
+        attempts.task = self.owner.spawn(attempts.run())
+
+    def _give_up(self, id: str) -> None:
+        attempts = self._attempts.pop(id, None)
+        if attempts is not None:
+            attempts.give_up()
+
+    def _arm(self, id: str) -> None:
+        timer = self.execution.timers.get(id)
+        if timer is None or self.stopping:
+            return
+        wait = timer.when() - self.owner.world.clock.now()
+        self._timers[id] = asyncio.get_running_loop().call_later(max(0.0, wait), self._fired, id)
+
+    def _disarm(self, id: str) -> None:
+        handle = self._timers.pop(id, None)
+        if handle is not None:
+            handle.cancel()
+
+    def _fired(self, id: str) -> None:
+        timer = self.execution.timers.get(id)
+        self._timers.pop(id, None)
+        if timer is not None and timer.when() > self.owner.world.clock.now():
+            self._arm(id)  # never early (L8): the loop's clock and the wall clock need not agree
+        elif timer is not None:
+            self.give(TimerFired(id))
+
+    # --- the end of the memory
+
+    async def come_to_a_stop(self, most: float) -> None:
+        """Give up attempts and timers, record what has arrived, and wait for the commit in flight."""
+        for attempts in list(self._attempts.values()):
+            attempts.give_up()
+        self._attempts.clear()
+        for handle in self._timers.values():
+            handle.cancel()
+        self.stopping = True
+        if self._inbox and not self._busy:
+            self._turn()
+        waited = 0.0
+        while self._busy and not self.dropped and not self.rested.done() and waited < most:
+            await asyncio.sleep(0.01)
+            waited += 0.01
+
+    def drop(self) -> None:
+        """Forget the instance: nothing of it begins or is committed any more; its messages are given back."""
+        if self.dropped:
+            return
+        self.dropped = True
+        self.close()
+        for held in self.held:
+            held.delivery.nak()
+        self.held.clear()
+        if not self.rested.done():
+            self.rested.set_result(0)
+
+    def close(self) -> None:
+        """Stop attempts and timers and close the workflow code."""
+        for attempts in list(self._attempts.values()):
+            attempts.give_up()
+        self._attempts.clear()
+        for handle in self._timers.values():
+            handle.cancel()
+        self._timers.clear()
+        self.execution.evict()
+
+
+def _weight(event: Delivered) -> int:
+    if isinstance(event, ActivityCompleted):
+        return len(event.result) + 64
+    if isinstance(event, ActivityFailed | ActivityAttemptFailed):
+        return len(event.failure) + 64
+    return 512

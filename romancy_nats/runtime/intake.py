@@ -1,0 +1,170 @@
+"""Starts: from a message to an owned instance, or to the reason why not. One delivery in, one answer out (L1, L5)."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+from romancy_nats.core.events import WorkflowStarted
+from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.record import InstanceRecord, InstanceStatus
+from romancy_nats.core.starting import REPLY_TO, StartRequest, derived_id, named_id, read_start
+from romancy_nats.errors import InvalidNameError, StartRejectedError
+from romancy_nats.ports import DeadLetter, Delivery, Held, Refused
+from romancy_nats.runtime.claim import microseconds
+from romancy_nats.runtime.instance import HeldDelivery, Instance
+from romancy_nats.runtime.ownership import Ownership
+from romancy_nats.runtime.writing import read_record, write_record
+
+_log = logging.getLogger("romancy.worker")
+
+
+class Intake:
+    """Handles the start messages of one worker."""
+
+    def __init__(self, ownership: Ownership) -> None:
+        self._ownership = ownership
+        self._engine = ownership.engine
+
+    async def handle(self, delivery: Delivery) -> None:
+        """Start the instance, join it, or say why not."""
+        engine = self._engine
+        workflow = engine.workflows[delivery.workflow]
+        fallback = derived_id(delivery.source.stream, delivery.source.sequence)
+        try:
+            request = read_start(
+                workflow, delivery.headers, delivery.data, fallback, engine.tuning.max_message
+            )
+        except StartRejectedError as error:
+            await self._reject(delivery, error)
+            return
+        async with self._ownership.claiming(request.key):
+            await self._start(request, delivery)
+
+    async def _start(self, request: StartRequest, delivery: Delivery) -> None:
+        engine = self._engine
+        instance = engine.instances.get(request.key)
+        if instance is None:
+            record = self._new_record(request)
+            reply = await write_record(engine.world, request.key, record, 0)
+            if isinstance(reply, int):
+                if record.owner != engine.lease.incarnation:
+                    # The lease was lost while the claim was under way; the record names a dead incarnation.
+                    delivery.nak()
+                    return
+                execution = engine.execution(request.key)
+                self._begin(Instance(engine, request.key, execution, record, reply), request, delivery)
+                return
+            held = await read_record(engine.world, request.key)
+            if held is None:
+                delivery.nak(1.0)
+                return
+        else:
+            held = Held(instance.record, instance.revision)
+        await self._join(request, delivery, held)
+
+    def _new_record(self, request: StartRequest) -> InstanceRecord:
+        now = microseconds(self._engine)
+        return InstanceRecord(
+            status=InstanceStatus.RUNNING,
+            owner=self._engine.lease.incarnation,
+            fingerprint=request.fingerprint,
+            created=now,
+            started=now,
+            updated=now,
+        )
+
+    def _begin(self, instance: Instance, request: StartRequest, delivery: Delivery) -> None:
+        """The first turn of an instance that has no commit yet."""
+        engine = self._engine
+        held = HeldDelivery(delivery)
+        instance.held.append(held)
+        if request.notify:
+            instance.notify.append(request.notify)
+        engine.instances[instance.key] = instance
+        deadline = instance.record.created + int(request.timeout * 1_000_000) if request.timeout else 0
+        source = delivery.source
+        code = engine.workflows[request.key.workflow].code
+        event = WorkflowStarted(
+            request.key.workflow, request.input, code, source.stream, source.sequence, deadline, request.trace
+        )
+        if instance.stalled is not None:
+            instance.park(event, held)
+        else:
+            instance.give(event, held)
+        self._answer(request.reply_to, {"workflow": request.key.workflow, "id": request.key.id})
+
+    async def _join(self, request: StartRequest, delivery: Delivery, held: Held) -> None:
+        """There is a record already: the same start again, or a conflict (L1)."""
+        record = held.record
+        if record.fingerprint and record.fingerprint != request.fingerprint:
+            await self._conflict(request, delivery)
+            return
+        self._answer(request.reply_to, {"workflow": request.key.workflow, "id": request.key.id})
+        instance = self._engine.instances.get(request.key)
+        if instance is not None:
+            known = (delivery.source.stream, delivery.source.sequence) in instance.execution.seen
+            first = 1 if known or instance.commits else 0
+            instance.held.append(HeldDelivery(delivery, first))
+            if request.notify:
+                instance.notify.append(request.notify)
+            return
+        if record.status.ended or (
+            not record.owner and record.commits > 0 and record.status is not InstanceStatus.QUEUED
+        ):
+            # At rest with a first commit: the start is in its history.
+            delivery.ack()
+            self._engine.world.wire.notify(request.notify, b"")
+            return
+        claimed = await self._ownership.claim(request.key, held, delivery)
+        if claimed is None:
+            return
+        if request.notify:
+            claimed.notify.append(request.notify)
+        if claimed.commits == 0:
+            self._begin(claimed, request, delivery)
+        else:
+            claimed.held.append(HeldDelivery(delivery, 1))
+            self._ownership.go_on(claimed)
+
+    async def _conflict(self, request: StartRequest, delivery: Delivery) -> None:
+        text = f"instance {request.key.id!r} exists with another input"
+        await self._park(delivery, f"InstanceConflictError: {text}")
+        self._answer(request.reply_to, {"error": "InstanceConflictError", "message": text})
+
+    async def _reject(self, delivery: Delivery, error: StartRejectedError) -> None:
+        """A start that can never run: park it with the reason, and leave a record for whoever waits by id."""
+        _log.warning("a start of %r is rejected: %s", delivery.workflow, error.message)
+        try:
+            id = named_id(delivery.headers)
+        except InvalidNameError:
+            id = None
+        if id is not None:
+            now = microseconds(self._engine)
+            record = InstanceRecord(
+                status=InstanceStatus.REJECTED,
+                created=now,
+                updated=now,
+                ended=now,
+                error=error.message[:4000],
+                error_type="StartRejectedError",
+            )
+            # Refused means that the id belongs to an instance already; that one is not to be disturbed.
+            reply = await write_record(self._engine.world, InstanceKey(delivery.workflow, id), record, 0)
+            if isinstance(reply, Refused):
+                _log.info("no rejected record for %r: the id is taken", id)
+        await self._park(delivery, f"StartRejectedError: {error.message}")
+        reply_to = delivery.headers.get(REPLY_TO, "")
+        self._answer(reply_to, {"error": "StartRejectedError", "message": error.message})
+
+    async def _park(self, delivery: Delivery, reason: str) -> None:
+        await self._ownership.park(delivery, reason)
+
+    def _answer(self, inbox: str, answer: dict[str, str]) -> None:
+        if inbox:
+            self._engine.world.wire.notify(inbox, json.dumps(answer).encode())
+
+
+def letter(delivery: Delivery, reason: str) -> DeadLetter:
+    """A dead letter for a delivery."""
+    return DeadLetter(delivery.workflow, reason, delivery.data, delivery.headers, delivery.source)

@@ -1,0 +1,47 @@
+"""What a waiting client is told when an instance comes to rest. A notice is a hint with the answer in it, never a record."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, cast
+
+import msgpack
+
+from romancy_nats.core.events import WorkflowCompleted, WorkflowFailed
+from romancy_nats.core.record import InstanceStatus
+from romancy_nats.runtime.instance import Instance
+
+_LARGEST = 500_000
+
+
+class Outcome(NamedTuple):
+    """How an instance rests: its status, and the bytes of its result or failure when they are at hand."""
+
+    status: InstanceStatus
+    payload: bytes
+    has_payload: bool
+
+
+def outcome(instance: Instance) -> bytes:
+    """The notice for an instance at rest; without the payload when that is large."""
+    payload: bytes | None = None
+    match instance.execution.ending:
+        case WorkflowCompleted(result):
+            payload = result
+        case WorkflowFailed(failure):
+            payload = failure
+        case _:
+            payload = None
+    if payload is not None and len(payload) > _LARGEST:
+        payload = None
+    return cast(bytes, msgpack.packb((str(instance.record.status), payload)))
+
+
+def read_outcome(notice: bytes) -> Outcome | None:
+    """The outcome in a notice; None says: look at the record."""
+    if not notice:
+        return None
+    try:
+        status, payload = msgpack.unpackb(notice)
+        return Outcome(InstanceStatus(status), payload or b"", payload is not None)
+    except (ValueError, TypeError, msgpack.UnpackException):
+        return None

@@ -1,0 +1,119 @@
+"""Who may have an instance: claim it, forward to whoever owns it, or wait (L1, L4, L6)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+import msgpack
+
+from romancy_nats.core.ids import InstanceKey
+from romancy_nats.errors import ServerUnavailableError
+from romancy_nats.ports import DeadLetter, Delivery, Held, Source
+from romancy_nats.runtime import claim
+from romancy_nats.runtime.instance import Instance
+from romancy_nats.runtime.writing import read_record
+
+if TYPE_CHECKING:
+    from romancy_nats.runtime.engine import Engine
+
+_log = logging.getLogger("romancy.worker")
+
+
+class Ownership:
+    """Claims and forwards of one worker."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._claiming: dict[InstanceKey, asyncio.Lock] = {}
+
+    @asynccontextmanager
+    async def claiming(self, key: InstanceKey) -> AsyncIterator[None]:
+        """One message at a time decides about an instance on this worker."""
+        lock = self._claiming.setdefault(key, asyncio.Lock())
+        async with lock:
+            try:
+                yield
+            finally:
+                if not lock._waiters:  # type: ignore[attr-defined]
+                    self._claiming.pop(key, None)
+
+    async def claim(self, key: InstanceKey, held: Held, delivery: Delivery) -> Instance | None:
+        """Own and load the instance, or hand the message to its owner. None: the message has been answered."""
+        engine = self.engine
+        owner = held.record.owner
+        if owner and owner != engine.lease.incarnation and await self._alive(owner):
+            await self._forward(key, owner, delivery)
+            return None
+        if not engine.lease.valid() or engine.draining:
+            delivery.nak(0.0 if engine.draining else 1.0)
+            return None
+        claimed = await claim.take_over(engine, key, held)
+        if claimed is None:
+            delivery.nak(0.1)
+            return None
+        record, revision = claimed
+        if owner:
+            _log.info("%r: taken over from %s", key, owner)
+        instance = await claim.load(engine, engine.execution(key, record.generation), record, revision)
+        engine.instances[key] = instance
+        return instance
+
+    def go_on(self, instance: Instance) -> None:
+        """Let a loaded instance go on where its history ends."""
+        if instance.incarnation != self.engine.lease.incarnation:
+            self.engine.forget(instance)
+        elif instance.stalled is not None:
+            self.engine.turn_over(instance)
+        else:
+            instance.take_up(instance.execution.owed)
+
+    async def park(self, delivery: Delivery, reason: str) -> None:
+        """Write the dead letter, then acknowledge: nothing is lost in between (L9)."""
+        letter = DeadLetter(delivery.workflow, reason, delivery.data, delivery.headers, delivery.source)
+        while not isinstance(await self.engine.world.queues.park(letter), int):
+            await anyio.sleep(1.0)
+        delivery.ack()
+
+    async def _alive(self, owner: str) -> bool:
+        while True:
+            try:
+                return await self.engine.world.leases.alive(owner)
+            except ServerUnavailableError:
+                await anyio.sleep(0.2)
+
+    async def _forward(self, key: InstanceKey, owner: str, delivery: Delivery) -> None:
+        """Tell the owner where the message is; ack only what the resting record covers (L5, L6)."""
+        tuning, world = self.engine.tuning, self.engine.world
+        source = delivery.source
+        question = msgpack.packb((key.workflow, key.id, source.stream, source.sequence))
+        answer = await world.wire.ask(owner, question, tuning.forward_timeout)
+        commit = msgpack.unpackb(answer) if answer else 0
+        if not commit:
+            delivery.nak(1.0)
+            return
+        held = await read_record(world, key)
+        at_rest = held is not None and not held.record.owner
+        if at_rest and held is not None and commit <= held.record.commits:
+            delivery.ack()
+        else:
+            delivery.nak(1.0)
+
+    async def answer(self, question: bytes) -> bytes:
+        """Another worker forwards a message to this one: commit it at once, answer once the instance rests."""
+        workflow, id, stream, sequence = msgpack.unpackb(question)
+        delivery = await self.engine.world.queues.fetch(Source(stream, sequence))
+        if delivery is None:
+            return msgpack.packb(0)
+        key = InstanceKey(workflow, id)
+        await self.engine.handle(delivery)
+        instance = self.engine.instances.get(key)
+        if instance is None:
+            return msgpack.packb(0)
+        commits = await asyncio.shield(instance.rested)
+        known = (stream, sequence) in instance.execution.seen
+        return msgpack.packb(commits if known else 0)

@@ -1,0 +1,72 @@
+"""Finds what nobody wakes: records whose owner's lease is gone, stalled ones that newer code may heal (L6)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from romancy_nats.core.record import InstanceStatus
+from romancy_nats.errors import RomancyError
+from romancy_nats.ports import Listed, Message
+
+if TYPE_CHECKING:
+    from romancy_nats.runtime.engine import Engine
+
+_log = logging.getLogger("romancy.worker")
+
+
+class Sweeper:
+    """Publishes a `resume` message for each instance that needs one; the message does the rest."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._alive: dict[str, bool] = {}
+
+    async def run(self) -> None:
+        """Sweep now and then, until cancelled; spread out, so that workers do not sweep in step."""
+        every = self._engine.tuning.sweep_every
+        while True:
+            await self._sweep_guarded(None)
+            await asyncio.sleep(every * (0.5 + self._engine.world.chance.number()))
+
+    async def watch_deaths(self) -> None:
+        """Look at once when a lease goes away."""
+        async for incarnation in self._engine.world.leases.deaths():
+            # One of the workers is enough, and all may try: the message id makes it one.
+            await self._sweep_guarded(incarnation)
+
+    async def _sweep_guarded(self, only: str | None) -> None:
+        try:
+            await self._sweep(only)
+        except RomancyError as error:
+            _log.warning("a sweep was cut short (%s); the next one makes up for it", error)
+
+    async def _sweep(self, only: str | None) -> None:
+        self._alive.clear()
+        for name in self._engine.workflows:
+            async for listed in self._engine.world.ledger.scan(name):
+                if await self._needs_a_wake(listed, only):
+                    await self._wake(listed)
+
+    async def _needs_a_wake(self, listed: Listed, only: str | None) -> bool:
+        record = listed.record
+        if record.status.ended or listed.key in self._engine.instances:
+            return False
+        if record.owner:
+            return (only is None or record.owner == only) and not await self._is_alive(record.owner)
+        if only is not None or record.status is not InstanceStatus.STALLED:
+            return False
+        return bool(record.code) and record.code != self._engine.workflows[listed.key.workflow].code
+
+    async def _is_alive(self, owner: str) -> bool:
+        known = self._alive.get(owner)
+        if known is None:
+            known = self._alive[owner] = await self._engine.world.leases.alive(owner)
+        return known
+
+    async def _wake(self, listed: Listed) -> None:
+        kind = "retry" if listed.record.status is InstanceStatus.STALLED else "resume"
+        code = self._engine.workflows[listed.key.workflow].code if kind == "retry" else ""
+        message_id = f"sweep:{listed.revision}:{code}"
+        await self._engine.world.queues.send(Message(listed.key, kind, message_id=message_id))

@@ -1,0 +1,66 @@
+"""Reports a blocked event loop by the name of what blocks it. Watches from a thread; interrupts nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+import time
+import traceback
+from types import TracebackType
+
+_log = logging.getLogger("romancy.worker")
+
+
+class Watchdog:
+    """Warns when the loop did not turn for `limit` seconds, once for each time that it is blocked."""
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self._stop = threading.Event()
+        self._beat = 0.0
+        self._thread: threading.Thread | None = None
+        self._owner = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._handle: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Watchdog:
+        self._loop = asyncio.get_running_loop()
+        self._owner = threading.get_ident()
+        self._turn()
+        self._thread = threading.Thread(target=self._watch, name="romancy-watchdog", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        if self._handle is not None:
+            self._handle.cancel()
+
+    def _turn(self) -> None:
+        self._beat = time.monotonic()
+        if self._loop is not None:
+            self._handle = self._loop.call_later(self._limit / 4, self._turn)
+
+    def _watch(self) -> None:
+        warned_for = 0.0
+        while not self._stop.wait(self._limit / 4):
+            beat = self._beat
+            blocked = time.monotonic() - beat
+            if blocked > self._limit and warned_for != beat:
+                warned_for = beat
+                _log.warning("the event loop is blocked for %.1f s by %s", blocked, self._culprit())
+
+    def _culprit(self) -> str:
+        frame = sys._current_frames().get(self._owner)
+        if frame is None:
+            return "an unknown caller"
+        stack = traceback.extract_stack(frame)
+        foreign = [f for f in stack if "/romancy_nats/" not in f.filename and "/asyncio/" not in f.filename]
+        nearest = foreign[-1] if foreign else stack[-1]
+        users = [f for f in foreign if "/lib/python" not in f.filename]
+        at = users[-1] if users else nearest
+        return f"{at.name} ({at.filename}:{at.lineno}); move blocking work into a plain (not async) activity"

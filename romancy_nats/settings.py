@@ -1,0 +1,88 @@
+"""Settings from the environment (`ROMANCY_*`) or from code. Read at the edge only, and passed down as plain data."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from romancy_nats.core.ids import check_namespace
+from romancy_nats.core.retry import DEFAULT_RETRY, RetryPolicy
+from romancy_nats.jetstream.credentials import Credentials
+from romancy_nats.runtime.tuning import Tuning
+
+ACK_WAIT_MARGIN = 1.0
+
+
+class Settings(BaseSettings):
+    """Every setting; durations in seconds. Without `nats_url` the embedded server is used."""
+
+    model_config = SettingsConfigDict(env_prefix="ROMANCY_", extra="ignore")
+
+    nats_url: str | None = None
+    namespace: str = "romancy"
+    worker_id: str = ""
+    user_credentials: Path | None = None
+    nkeys_seed: str | None = Field(default=None, repr=False)
+    token: str | None = Field(default=None, repr=False)
+    user: str | None = None
+    password: str | None = Field(default=None, repr=False)
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    inbox_prefix: str = "_INBOX"
+    provision: bool = True
+    shards: int = Field(default=8, ge=1, le=256)
+    replicas: int = Field(default=1, ge=1, le=5)
+    store: Path | None = None
+    sync_always: bool = True
+    lease_ttl: float = Field(default=15.0, ge=1.0)
+    concurrency: int = Field(default=1000, ge=1)
+    threads: int = Field(default=40, ge=1)
+    grace: float = Field(default=10.0, ge=0.0)
+    max_takeovers: int = Field(default=10, ge=1)
+    sweep_every: float = Field(default=60.0, gt=0.0)
+    block_warning: float = Field(default=1.0, gt=0.0)
+    unknown_workflow_after: float = Field(default=86_400.0, gt=0.0)
+
+    @field_validator("namespace")
+    @classmethod
+    def _namespace_is_plain(cls, value: str) -> str:
+        return check_namespace(value)
+
+    def tuning(self, retry: RetryPolicy | None = None) -> Tuning:
+        """The numbers that a worker runs by."""
+        return Tuning(
+            lease_ttl=self.lease_ttl,
+            ack_wait=self.lease_ttl + ACK_WAIT_MARGIN,
+            concurrency=self.concurrency,
+            threads=self.threads,
+            grace=self.grace,
+            max_takeovers=self.max_takeovers,
+            sweep_every=self.sweep_every,
+            block_warning=self.block_warning,
+            unknown_workflow_after=self.unknown_workflow_after,
+            retry=retry or DEFAULT_RETRY,
+            label=self.worker_id,
+        )
+
+    def credentials(self) -> Credentials:
+        """How to present ourselves to the server."""
+        return Credentials(
+            user_credentials=str(self.user_credentials) if self.user_credentials else None,
+            nkeys_seed=self.nkeys_seed,
+            token=self.token,
+            user=self.user,
+            password=self.password,
+            tls=self._tls(),
+        )
+
+    def _tls(self) -> ssl.SSLContext | None:
+        if self.tls_ca is None and self.tls_cert is None:
+            return None
+        context = ssl.create_default_context(cafile=str(self.tls_ca) if self.tls_ca else None)
+        if self.tls_cert is not None:
+            context.load_cert_chain(str(self.tls_cert), str(self.tls_key) if self.tls_key else None)
+        return context

@@ -1,0 +1,1 @@
+"""Tests without a server: the world in memory, virtual time, seeded faults. Names only."""

@@ -1,0 +1,184 @@
+"""Ephemeral messages: questions and answers, notices, followed commits."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.conformance.stage import Play, Stage, record, stored
+
+
+async def shout(question: bytes) -> bytes:
+    return question.upper()
+
+
+def test_a_question_is_answered(play: Play) -> None:
+    async def scenario(stage: Stage) -> None:
+        me = f"{stage.name}-1"
+        stop = await stage.first.wire.serve(me, shout)
+
+        async def answered() -> bool:
+            return await stage.second.wire.ask(me, b"hello", 1) == b"HELLO"
+
+        await stage.until(answered)
+        await stop()
+
+        async def silent() -> bool:
+            return await stage.second.wire.ask(me, b"hello", 1) is None
+
+        await stage.until(silent)
+
+    play(scenario)
+
+
+def test_nobody_there_is_known_at_once(play: Play) -> None:
+    async def scenario(stage: Stage) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        assert await stage.first.wire.ask(f"{stage.name}-nobody", b"hello", 5) is None
+        assert loop.time() - began < 2
+
+    play(scenario)
+
+
+def test_an_answer_that_takes_too_long_is_none(play: Play) -> None:
+    async def scenario(stage: Stage) -> None:
+        me = f"{stage.name}-1"
+        asked = asyncio.Event()
+
+        async def never(_: bytes) -> bytes:
+            asked.set()
+            await asyncio.Event().wait()
+            return b""
+
+        stop = await stage.first.wire.serve(me, never)
+
+        async def reached() -> bool:
+            assert await stage.second.wire.ask(me, b"hello", 0.5) is None
+            return asked.is_set()
+
+        await stage.until(reached)
+        await stop()
+
+    play(scenario)
+
+
+def test_questions_are_answered_side_by_side(play: Play) -> None:
+    async def scenario(stage: Stage) -> None:
+        me = f"{stage.name}-1"
+        second_came = asyncio.Event()
+
+        async def answer(question: bytes) -> bytes:
+            if question == b"second":
+                second_came.set()
+            elif question == b"first":
+                await second_came.wait()
+            return question
+
+        stop = await stage.first.wire.serve(me, answer)
+
+        async def served() -> bool:
+            return await stage.second.wire.ask(me, b"probe", 1) == b"probe"
+
+        await stage.until(served)
+        answers = await asyncio.gather(
+            stage.second.wire.ask(me, b"first", 3), stage.second.wire.ask(me, b"second", 3)
+        )
+        assert answers == [b"first", b"second"]
+        await stop()
+
+    play(scenario)
+
+
+def test_a_notice_reaches_its_inbox(play: Play) -> None:
+    async def scenario(stage: Stage) -> None:
+        heard: list[bytes] = []
+        inbox, close = stage.first.wire.expect(heard.append)
+        stage.second.wire.notify(inbox, b"done")
+
+        async def came() -> bool:
+            return heard == [b"done"]
+
+        await stage.until(came)
+        close()
+        close()
+
+    play(scenario)
+
+
+def test_a_given_up_inbox_hears_nothing(play: Play) -> None:
+    async def scenario(stage: Stage) -> None:
+        given_up: list[bytes] = []
+        heard: list[bytes] = []
+        inbox, close = stage.first.wire.expect(given_up.append)
+        close()
+        other, _ = stage.first.wire.expect(heard.append)
+        assert other != inbox
+        stage.second.wire.notify(inbox, b"lost")
+        stage.second.wire.notify(other, b"done")
+
+        async def came() -> bool:
+            return heard == [b"done"]
+
+        await stage.until(came)
+        assert given_up == []
+
+    play(scenario)
+
+
+def test_only_inboxes_are_notified(play: Play) -> None:
+    async def scenario(stage: Stage) -> None:
+        asked: list[bytes] = []
+        me = f"{stage.name}-1"
+
+        async def listen(question: bytes) -> bytes:
+            asked.append(question)
+            return b""
+
+        stop = await stage.first.wire.serve(me, listen)
+        for subject in (
+            "",
+            "x",
+            ">",
+            "_INBOX.*",
+            "_INBOX.>",
+            f"romancy.worker.{me}",
+            "$JS.API.STREAM.DELETE.x",
+        ):
+            stage.second.wire.notify(subject, b"bad")
+        await asyncio.sleep(0.2)
+        assert asked == []
+        await stop()
+
+    play(scenario)
+
+
+def test_commits_are_followed(play: Play) -> None:
+    async def scenario(stage: Stage) -> None:
+        key, other = stage.key("a"), stage.key("b")
+        seen: list[tuple[int, int]] = []
+        stop = await stage.second.wire.follow(key, lambda generation, n: seen.append((generation, n)))
+        fence = stored(await stage.first.ledger.write(key, record(), 0))
+        foreign = stored(await stage.first.ledger.write(other, record(), 0))
+        numbers = iter(range(1, 1000))
+
+        async def heard() -> bool:
+            stored(await stage.append(stage.first, key, next(numbers), b"x", fence))
+            return bool(seen)
+
+        await stage.until(heard)
+        start = len(seen)
+        stored(await stage.append(stage.first, other, 1, b"x", foreign))
+        last = next(numbers)
+        stored(await stage.append(stage.first, key, last, b"x", fence))
+
+        async def came() -> bool:
+            return (0, last) in seen[start:]
+
+        await stage.until(came)
+        assert seen == sorted(seen)
+        await stop()
+        stored(await stage.append(stage.first, key, next(numbers), b"x", fence))
+        await asyncio.sleep(0.2)
+        assert seen[-1] == (0, last)
+
+    play(scenario)
