@@ -42,7 +42,7 @@ class App:
         self._lifespan = lifespan
         self._settings = settings
         for workflow in self.workflows:
-            if not isinstance(workflow, Workflow):
+            if not isinstance(workflow, Workflow):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise ConfigurationError(
                     f"App(workflows=…) takes workflows; decorate {workflow!r} with @workflow"
                 )
@@ -74,9 +74,9 @@ class App:
         async with (
             server_url(url, settings) as known,
             self._worker(known, settings, overrides, signals=False),
+            Client.connect(known, settings=settings) as client,
         ):
-            async with Client.connect(known, settings=settings) as client:
-                yield client
+            yield client
 
     @asynccontextmanager
     async def worker(
@@ -88,9 +88,11 @@ class App:
             threading.current_thread() is threading.main_thread()
             and signal.getsignal(signal.SIGTERM) is not None
         )
-        async with server_url(url, chosen) as known:
-            async with self._worker(known, chosen, overrides, signals=on) as worker:
-                yield worker
+        async with (
+            server_url(url, chosen) as known,
+            self._worker(known, chosen, overrides, signals=on) as worker,
+        ):
+            yield worker
 
     @asynccontextmanager
     async def _worker(

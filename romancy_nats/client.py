@@ -10,11 +10,12 @@ from typing import Any, ParamSpec, TypeVar, cast, overload
 import anyio
 
 from romancy_nats.core.definition import Workflow
+from romancy_nats.core.headers import CONTENT_TYPE, MESSAGE_ID, NOTIFY, TOKEN
 from romancy_nats.core.ids import InstanceKey, check_id, check_name
 from romancy_nats.core.parameters import fingerprint
 from romancy_nats.core.payload import ValueCodec
 from romancy_nats.core.record import InstanceStatus
-from romancy_nats.core.starting import CONTENT_TYPE, NOTIFY, TOKEN, write_start
+from romancy_nats.core.starting import write_start
 from romancy_nats.errors import (
     InstanceConflictError,
     PayloadError,
@@ -89,7 +90,7 @@ class Client:
         """A handle of an instance by id; whether it exists shows when something is awaited on it."""
         if isinstance(workflow, Workflow):
             return WorkflowHandle(self, check_id(id), workflow.name, workflow.result)
-        codec = untyped() if result_type is None else cast("ValueCodec[Any]", ValueCodec(result_type))
+        codec = untyped() if result_type is None else ValueCodec[Any](result_type)
         return WorkflowHandle(self, check_id(id), workflow, codec)
 
     async def list(
@@ -166,7 +167,7 @@ class Client:
             TOKEN: key.id_token,
             CONTENT_TYPE: "application/msgpack",
             NOTIFY: inbox,
-            "Nats-Msg-Id": message_id,
+            MESSAGE_ID: message_id,
         }
         await self._publish(key.workflow, data, headers)
         return WorkflowHandle(self, key.id, key.workflow, untyped(), notice=notice, give_up=give_up)

@@ -1,4 +1,4 @@
-"""Every error of this package, one root. Control flow (eviction, recur) is not here: it never derives from Exception."""
+"""Every error of this package, one root. Control flow (eviction) is not here: it never derives from Exception."""
 
 from __future__ import annotations
 

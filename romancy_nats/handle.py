@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from romancy_nats.core.commit import Commit
 from romancy_nats.core.definition import registered_errors
@@ -327,4 +327,4 @@ def compensations(commits: list[Commit]) -> tuple[CompensationInfo, ...]:
 
 def untyped() -> ValueCodec[Any]:
     """The codec of a result whose type is not known."""
-    return cast("ValueCodec[Any]", ValueCodec(Any))
+    return ValueCodec(Any)

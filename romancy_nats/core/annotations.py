@@ -15,8 +15,7 @@ import typing_extensions
 
 from romancy_nats.errors import PayloadError
 
-_Item = typing.TypeVar("_Item")
-_MANY: Any = list[_Item] | tuple[_Item, ...] | set[_Item] | frozenset[_Item] | deque[_Item]
+_MANY: tuple[Any, ...] = (list, set, frozenset, deque)
 _LAZY = (abc.Iterable, abc.Iterator, abc.Collection, abc.Generator, abc.Reversible, abc.Container)
 
 
@@ -64,7 +63,9 @@ def storable(annotation: Any) -> Any:
     if annotation in _LAZY:
         return Any
     if origin in _LAZY:
-        return _MANY[storable(args[0])]
+        item = storable(args[0])
+        sequences: Any = tuple
+        return typing.Union[(sequences[item, ...], *(many[item] for many in _MANY))]
     if sys.version_info < (3, 12) and typing.is_typeddict(annotation):
         return _typed_dict(annotation)
     if origin is None or origin is typing.Literal:
@@ -74,7 +75,10 @@ def storable(annotation: Any) -> Any:
         return annotation
     if origin is typing.Annotated:
         return typing.Annotated[(replaced[0], *args[1:])]
-    return typing.Union[replaced] if origin is types.UnionType else origin[replaced]  # noqa: UP007
+    if origin is types.UnionType:
+        return typing.Union[replaced]  # noqa: UP007
+    first, *more = replaced
+    return origin[replaced if more else first]
 
 
 @functools.lru_cache(maxsize=256)

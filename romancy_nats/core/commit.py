@@ -55,7 +55,7 @@ def encode_commit(
 ) -> bytes:
     """The bytes of a commit, without building it first: every step of every workflow passes here."""
     packed = [(TAGS[type(event)], *event) for event in events]
-    return cast(bytes, msgpack.packb((VERSION, id, incarnation, fence, time, open, packed)))
+    return msgpack.packb((VERSION, id, incarnation, fence, time, open, packed))
 
 
 def _event(fields: list[Any]) -> Event:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Callable, Coroutine, MutableMapping
 from contextvars import ContextVar
@@ -93,7 +94,7 @@ class WorkflowContext:
         Raises what the activity raised for good: RetryExhaustedError, a TerminalError or non-retryable error as
         itself, PayloadError when the arguments cannot be serialised.
         """
-        if not isinstance(activity, Activity):
+        if not isinstance(activity, Activity):  # pyright: ignore[reportUnnecessaryIsInstance]
             name = getattr(activity, "__name__", repr(activity))
             raise ConfigurationError(
                 f"ctx.run takes an activity; decorate {name} with @activity, or use ctx.step"
@@ -125,7 +126,7 @@ def step_activity(name: str, fn: Callable[..., R]) -> Activity[..., R]:
     """An activity made on the spot from a closure."""
     from romancy_nats.core.definition import AsyncActivity, SyncActivity
 
-    if asyncio.iscoroutinefunction(fn):
+    if inspect.iscoroutinefunction(fn):
         return AsyncActivity[..., R](fn, name=name)
     return SyncActivity[..., R](fn, name=name)
 

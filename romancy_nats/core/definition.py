@@ -151,13 +151,17 @@ class ActivityDecorator(Protocol):
     """What `@activity(...)` with options returns."""
 
     @overload
-    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncActivity[P, R]: ...
+    def __call__(  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]
+        self, fn: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> AsyncActivity[P, R]: ...
     @overload
     def __call__(self, fn: Callable[P, R], /) -> SyncActivity[P, R]: ...
 
 
 @overload
-def activity(fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncActivity[P, R]: ...
+def activity(  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]
+    fn: Callable[P, Coroutine[Any, Any, R]], /
+) -> AsyncActivity[P, R]: ...
 @overload
 def activity(fn: Callable[P, R], /) -> SyncActivity[P, R]: ...
 @overload
@@ -180,7 +184,11 @@ def activity(fn: Callable[..., object] | None = None, /, **options: Any) -> Any:
     """
     if fn is not None:
         return as_activity(fn)
-    return lambda fn: _make(fn, **options)
+
+    def decorate(fn: Callable[..., object]) -> Activity[..., Any]:
+        return _make(fn, **options)
+
+    return decorate
 
 
 class CompensationDecorator(ActivityDecorator, Protocol):
@@ -188,7 +196,9 @@ class CompensationDecorator(ActivityDecorator, Protocol):
 
 
 @overload
-def compensation(fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncActivity[P, R]: ...
+def compensation(  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]
+    fn: Callable[P, Coroutine[Any, Any, R]], /
+) -> AsyncActivity[P, R]: ...
 @overload
 def compensation(fn: Callable[P, R], /) -> SyncActivity[P, R]: ...
 @overload
@@ -205,21 +215,26 @@ def compensation(fn: Callable[..., object] | None = None, /, **options: Any) -> 
     """Make a function a compensation: it is called with the arguments (and `result`) of what it undoes."""
     if fn is not None:
         return as_activity(fn)
-    return lambda fn: _make(fn, **options)
+
+    def decorate(fn: Callable[..., object]) -> Activity[..., Any]:
+        return _make(fn, **options)
+
+    return decorate
 
 
-def as_activity(fn: Callable[..., object]) -> Activity[..., Any]:
+def as_activity(fn: Any) -> Activity[..., Any]:
     """The activity itself, or one made from a plain function."""
     return cast("Activity[..., Any]", fn) if isinstance(fn, Activity) else _make(fn)
 
 
-def _make(fn: Callable[..., object], **options: Any) -> Activity[..., Any]:
+def _make(fn: Any, **options: Any) -> Activity[..., Any]:
     if not callable(fn):
         raise ConfigurationError(f"@activity and @compensation decorate functions, not {fn!r}")
     if inspect.isasyncgenfunction(fn) or inspect.isgeneratorfunction(fn):
         raise ConfigurationError(f"{fn!r} is a generator; an activity returns one value")
-    made = AsyncActivity if inspect.iscoroutinefunction(fn) else SyncActivity
-    return made(fn, **options)
+    if inspect.iscoroutinefunction(fn):
+        return AsyncActivity[..., Any](fn, **options)
+    return SyncActivity[..., Any](fn, **options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,8 +323,12 @@ def workflow(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     `max_concurrency` bounds how many instances are at work at once over all workers (those at rest do not count).
     """
     if fn is not None:
-        return Workflow(fn)
-    return lambda fn: Workflow(fn, **options)
+        return Workflow[..., Any](fn)
+
+    def decorate(fn: Callable[..., Any]) -> Workflow[..., Any]:
+        return Workflow[..., Any](fn, **options)
+
+    return decorate
 
 
 def return_annotation(fn: Callable[..., object]) -> Any:

@@ -16,7 +16,7 @@ _ASYNCIO = str(Path(sys.modules["asyncio"].__file__ or "").parent)
 
 def calling_place() -> str:
     """`file:line in function` of the nearest caller that is neither this package nor asyncio."""
-    frame: FrameType | None = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
     while frame is not None:
         file = frame.f_code.co_filename
         if not file.startswith((_HERE, _ASYNCIO)):

@@ -10,8 +10,9 @@ import asyncio
 import contextvars
 import logging
 import random
+import zlib
 from asyncio import CancelledError
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -82,7 +83,9 @@ class Execution:
         self.workflow = workflow
         self.key = key
         self.generation = generation
-        self.loop = DeterministicLoop(on_error=self._task_failed)
+        self.loop = DeterministicLoop(
+            on_error=self._task_failed, on_stalled=self._broke_a_rule, seed=zlib.crc32(f"{key.token}:{generation}".encode())
+        )
         self.random = random.Random(f"{key.token}:{generation}")
         self.saga = Saga()
         self.activities: dict[str, PendingActivity] = {}
@@ -93,6 +96,8 @@ class Execution:
         self.seen: set[tuple[str, int]] = set()
         self.seen_ids: set[str] = set()
         self.owed: list[Command] = []
+        self.on_violation: Callable[[], None] | None = None
+        """Called when a rule of the loop is broken between steps, possibly from another thread."""
         self._context = WorkflowContext(self, worker_id)
         self._commands: list[Command] = []
         self._places: list[str] = []
@@ -112,7 +117,8 @@ class Execution:
         Raises WorkflowRuleError when the code broke a rule of the loop, DeterminismError when it does not know the
         event; after either the execution must be evicted and nothing of this step may be recorded.
         """
-        self._commands = commands = []
+        commands: list[Command] = []
+        self._commands = commands
         self.loop.step(now / MICROSECONDS, lambda: self._receive(event))
         violation = self.loop.stalled
         if violation is not None:
@@ -373,8 +379,12 @@ class Execution:
 
     def _task_failed(self, context: Mapping[str, object]) -> None:
         if not self.replaying:
-            error = context.get("exception")
-            _log.error("%r: %s", self.key, context.get("message"), exc_info=error)  # type: ignore[arg-type]
+            error = cast("BaseException | None", context.get("exception"))
+            _log.error("%r: %s", self.key, context.get("message"), exc_info=error)
+
+    def _broke_a_rule(self, _violation: WorkflowRuleError) -> None:
+        if self.on_violation is not None:
+            self.on_violation()
 
     @property
     def waits(self) -> bool:

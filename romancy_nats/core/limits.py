@@ -23,7 +23,8 @@ _TIMESTAMP = 255  # ext -1, msgpack's own, as the byte it is on the wire
 _STRING = re.compile(
     rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL
 )  # always matches at a quote: no second try, linear time
-_BRACKETS = re.compile(rb"[\[{]|[\]}]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _JSON_START = frozenset(b'{["-0123456789tfn')
 
 _FIXED = {0xC0: 0, 0xC2: 0, 0xC3: 0, 0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8} | {
@@ -46,7 +47,7 @@ def parse_body(data: bytes, content_type: str | None = None, *, max_bytes: int =
     if not data.strip():
         return None
     try:
-        return _parse_json(data) if _is_json(data, content_type) else _parse_msgpack(data)
+        return _parse_json(data) if _is_json(data, content_type) else _parse_msgpack(data, max_bytes)
     except PayloadError:
         raise
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
@@ -54,10 +55,10 @@ def parse_body(data: bytes, content_type: str | None = None, *, max_bytes: int =
         raise PayloadError(f"the message cannot be read: {_reason(error)}") from error
 
 
-def scan_msgpack(data: bytes, ext_codes: Collection[int] = ()) -> None:
+def scan_msgpack(data: bytes, ext_codes: Collection[int] = (), *, max_bytes: int = MAX_BYTES) -> None:
     """Raise PayloadError unless this is one whole msgpack value within the limits, of known ext codes only."""
-    if len(data) > MAX_BYTES:
-        raise PayloadTooLargeError("the message", len(data), MAX_BYTES)
+    if len(data) > max_bytes:
+        raise PayloadTooLargeError("the message", len(data), max_bytes)
     end = len(data)
     at = nodes = 0
     open_counts = [1]
@@ -132,20 +133,20 @@ def _is_json(data: bytes, content_type: str | None) -> bool:
     return data.lstrip()[0] in _JSON_START
 
 
-def _parse_msgpack(data: bytes) -> object:
-    scan_msgpack(data, (_TIMESTAMP,))
+def _parse_msgpack(data: bytes, max_bytes: int) -> object:
+    scan_msgpack(data, (_TIMESTAMP,), max_bytes=max_bytes)
     return msgpack.unpackb(
         data, strict_map_key=True, object_pairs_hook=_unique, ext_hook=_no_ext, timestamp=3, raw=False
     )
 
 
 def _parse_json(data: bytes) -> object:
-    bare = _STRING.sub(b'""', data)
-    if sum(map(bare.count, (b",", b":", b"[", b"{"))) > MAX_NODES:
+    bare, strings = _STRING.subn(b'""', data, count=MAX_NODES + 1)
+    if strings > MAX_NODES or sum(map(bare.count, (b",", b":", b"[", b"{"))) > MAX_NODES:
         raise PayloadError(f"the message has more than {MAX_NODES:,} values")
     depth = 0
-    for bracket in _BRACKETS.finditer(bare):
-        depth += 1 if bracket[0] in b"[{" else -1
+    for bracket in bare.translate(None, _NO_BRACKETS):
+        depth += _STEPS[bracket]
         if depth > MAX_DEPTH:
             raise PayloadError(f"the message is nested deeper than {MAX_DEPTH} levels")
     return json.loads(

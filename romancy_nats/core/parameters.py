@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Unpack, cast, get_args, get_origin, get_type
 
 from romancy_nats.core.annotations import resolve, signature
 from romancy_nats.core.class_registry import ClassRegistry
-from romancy_nats.core.limits import scan_msgpack
+from romancy_nats.core.limits import MAX_BYTES, scan_msgpack
 from romancy_nats.core.msgpack_types import EXT_CODES, Decoder, pack_scalar
 from romancy_nats.core.payload import ValueCodec
 from romancy_nats.errors import PayloadError
@@ -71,6 +71,8 @@ class Parameters:
 
     def encode(self, args: Sequence[object] = (), kwargs: Mapping[str, object] | None = None) -> bytes:
         """The bytes of a call; raises PayloadError when the arguments do not fit."""
+        if not self._all and not args and not kwargs and self._by_position_only:
+            return NO_ARGUMENTS
         if not kwargs and self._by_position_only and len(args) <= len(self._positional):
             defaults = self._defaults[len(args) :]
             if None not in defaults:
@@ -87,6 +89,8 @@ class Parameters:
         call: Any = Decoder(self._registry, trusted=trusted).unpack(data)
         if not _is_call(call):
             raise PayloadError(f"{self.name}: these bytes are not the arguments of a call")
+        if not call[1] and self._by_position_only and len(call[0]) == len(self._positional):
+            return [fit(value) for fit, value in zip(self._fits, call[0], strict=True)], {}
         return self._fitted(call[0], call[1], ValueCodec[Any].fit)
 
     def bind(self, args: Sequence[object], kwargs: Mapping[str, object]) -> dict[str, object]:
@@ -132,10 +136,14 @@ class Parameters:
                 raise
             return self._encode_plain([given], {})
 
-    def canonical(self, data: bytes) -> bytes:
+    def canonical(self, data: bytes, *, max_bytes: int = MAX_BYTES) -> bytes:
         """The bytes of a call that somebody else encoded, checked and in the one form that a fingerprint needs."""
-        scan_msgpack(data, EXT_CODES)
+        scan_msgpack(data, EXT_CODES, max_bytes=max_bytes)
         return self.encode(*self.decode(data, trusted=False))
+
+    @cached_property
+    def _fits(self) -> list[Callable[[object], Any]]:
+        return [slot.codec.fit for slot in self._positional]
 
     @cached_property
     def _defaults(self) -> list[bytes | None]:

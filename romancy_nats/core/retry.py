@@ -44,7 +44,7 @@ class RetryPolicy:
 
     def is_final(self, error: BaseException) -> bool:
         """Whether this error is never retried, however many attempts are left."""
-        if isinstance(error, TerminalError) or isinstance(error, self.non_retryable):
+        if isinstance(error, (TerminalError, *self.non_retryable)):
             return True
         return not isinstance(error, self.retryable)
 

@@ -1,4 +1,4 @@
-"""A start message: its headers and body, read and written. Works on bytes only; whoever sends or pulls it is elsewhere."""
+"""A start message: its headers and body, read and written. Bytes only; whoever sends or pulls it is elsewhere."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from romancy_nats.core.definition import Workflow
-from romancy_nats.core.ids import InstanceKey, check_id, decode_token
+from romancy_nats.core.headers import (
+    CONFLICT,
+    CONTENT_TYPE,
+    MESSAGE_ID,
+    NOTIFY,
+    REPLY_TO,
+    TIMEOUT,
+    TOKEN,
+    TRACE,
+    named_id,
+)
+from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.limits import parse_body
 from romancy_nats.core.parameters import fingerprint
 from romancy_nats.errors import PayloadError, RomancyError, StartRejectedError
 
-ID = "Romancy-Instance-Id"
-TOKEN = "Romancy-Instance-Token"
-"""The encoded id: what typed clients send, because a header value cannot carry every text."""
-REPLY_TO = "Romancy-Reply-To"
-NOTIFY = "Romancy-Notify"
-TIMEOUT = "Romancy-Timeout"
-CONFLICT = "Romancy-On-Conflict"
-CONTENT_TYPE = "Content-Type"
 CANONICAL = "application/vnd.romancy.input"
 """The canonical arguments, as this package encodes them: nothing to normalise."""
-REASON = "Romancy-Reason"
-TRACE = "traceparent"
 
 
 @dataclass(slots=True, frozen=True)
@@ -38,20 +39,6 @@ class StartRequest:
     notify: str = ""
     trace: str = ""
     on_conflict: str = "join"
-
-
-def derived_id(stream: str, sequence: int) -> str:
-    """The id of an instance whose start names none: the same for every delivery of that message."""
-    return f"{stream}-{sequence}"
-
-
-def named_id(headers: Mapping[str, str]) -> str | None:
-    """The id that a start message names, None when it names none. Raises InvalidNameError."""
-    if token := headers.get(TOKEN):
-        return check_id(decode_token(token))
-    if (plain := headers.get(ID)) is not None:
-        return check_id(plain)
-    return None
 
 
 def read_start(
@@ -82,7 +69,7 @@ def _canonical(
     if content_type == CANONICAL:
         args, kwargs = workflow.parameters.decode(body)
         return workflow.parameters.encode(args, kwargs)
-    plain = parse_body(body, content_type, max_bytes=max_message) if body else {}
+    plain: object = parse_body(body, content_type, max_bytes=max_message) if body else {}
     return workflow.parameters.from_plain(plain)
 
 
@@ -106,7 +93,7 @@ def write_start(
     headers = {
         TOKEN: key.id_token,
         CONTENT_TYPE: CANONICAL,
-        "Nats-Msg-Id": f"{key.token}:{fingerprint(input)}",
+        MESSAGE_ID: f"{key.token}:{fingerprint(input)}",
     }
     if notify:
         headers[NOTIFY] = notify

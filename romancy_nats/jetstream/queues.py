@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from romancy_nats.core.headers import TRUNCATED, dead_letter_headers, message_headers, starts
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.jetstream import stored
 from romancy_nats.jetstream.connection import Connection
@@ -12,18 +13,9 @@ from romancy_nats.jetstream.delivered import Delivered
 from romancy_nats.jetstream.pull import Pull
 from romancy_nats.jetstream.stored import Stored
 from romancy_nats.jetstream.subjects import Subjects
-from romancy_nats.jetstream.writes import MESSAGE_ID, ack_prefix, size, write
+from romancy_nats.jetstream.writes import ack_prefix, size, write
 from romancy_nats.ports import DeadLetter, Delivery, Message, QueueKind, Refusal, Refused, Source, WriteReply
 
-KIND = "Romancy-Kind"
-INSTANCE_ID = "Romancy-Instance-Id"
-REASON = "Romancy-Reason"
-ORIGIN_STREAM = "Romancy-Origin-Stream"
-ORIGIN_SEQUENCE = "Romancy-Origin-Sequence"
-ORIGIN_MESSAGE_ID = "Romancy-Origin-Msg-Id"
-TRUNCATED = "Romancy-Truncated"
-
-LONGEST_REASON = 2000
 SCAN_PAGE = 200
 
 
@@ -145,7 +137,7 @@ class JetStreamQueues:
             }
             page = await stored.several(self._connection, stream, request)
             for found in page:
-                if found.headers.get(INSTANCE_ID) == key.id:
+                if starts(found.headers, stream, found.sequence, key):
                     return self._found(stream, found)
             if not page:
                 return None
@@ -161,20 +153,13 @@ class JetStreamQueues:
 
     async def send(self, message: Message) -> WriteReply:
         """Publish a message to an instance."""
-        headers = {**(message.headers or {}), KIND: message.kind}
-        if message.message_id:
-            headers[MESSAGE_ID] = message.message_id
+        headers = message_headers(message.key, message.kind, message.message_id, message.headers)
         subject = self._subjects.message(message.key)
         return await self._write(self._subjects.messages_stream, subject, message.data, headers)
 
     async def park(self, letter: DeadLetter) -> WriteReply:
         """Write a dead letter, once per source."""
-        headers = _kept(letter.headers) | {
-            MESSAGE_ID: f"{letter.source.stream}:{letter.source.sequence}",
-            REASON: letter.reason[:LONGEST_REASON],
-            ORIGIN_STREAM: letter.source.stream,
-            ORIGIN_SEQUENCE: str(letter.source.sequence),
-        }
+        headers = dead_letter_headers(letter.headers, letter.reason, *letter.source)
         stream, subject = self._subjects.dead_stream, self._subjects.dead(letter.workflow)
         reply = await self._write(stream, subject, letter.data, headers)
         if isinstance(reply, Refused) and reply.why is Refusal.TOO_LARGE:
@@ -186,11 +171,3 @@ class JetStreamQueues:
 
     async def _write(self, stream: str, subject: str, data: bytes, headers: dict[str, str]) -> WriteReply:
         return await write(self._connection, subject, data, headers, self._prefixes[stream])
-
-
-def _kept(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers of a parked message, without those that the server would act upon."""
-    kept = {name: value for name, value in headers.items() if not name.lower().startswith("nats-")}
-    if MESSAGE_ID in headers:
-        kept[ORIGIN_MESSAGE_ID] = headers[MESSAGE_ID]
-    return kept

@@ -88,8 +88,6 @@ class ActivityContext:
         found = self._state
         if isinstance(found, kind):
             return found
-        if isinstance(found, dict) and isinstance(inner := found.get(kind), kind):
-            return inner
         raise ConfigurationError(
             f"the lifespan of the app yielded {type(found).__name__}, not {kind.__name__}; "
             "give App(lifespan=…) an async context manager that yields it"

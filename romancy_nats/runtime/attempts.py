@@ -1,13 +1,13 @@
-"""Running an activity: attempts, time limits, heartbeats, threads, back-off. Says how it ended; records nothing itself."""
+"""Running an activity: attempts, limits, heartbeats, threads, back-off. Says how it ended; records nothing."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import anyio
 import anyio.to_thread
@@ -147,7 +147,7 @@ class Attempts:
         is_async = activity.is_async if fn is activity.fn else inspect.iscoroutinefunction(fn)
         limit, silence = activity.timeout, activity.heartbeat
         if is_async and limit is None and silence is None:
-            return await fn(*args, **kwargs)  # type: ignore[misc]
+            return await cast("Awaitable[Any]", fn(*args, **kwargs))
         call = fn(*args, **kwargs) if is_async else self._in_thread(fn, args, kwargs)
         return await self._limited(call, context, limit, silence)
 
@@ -172,7 +172,7 @@ class Attempts:
                 if silence is not None:
                     pause = silence
                     beat = lambda: inner.reschedule(loop.time() + pause) if not inner.expired() else None  # noqa: E731
-                    context.watch(lambda: loop.call_soon_threadsafe(beat))
+                    context.watch(lambda: _ignore(loop.call_soon_threadsafe(beat)))
                 return await call
         except TimeoutError as error:
             if outer.expired() and limit is not None:
@@ -204,6 +204,10 @@ class Attempts:
 
     def _name(self) -> str:
         return f"{self._key!r} {self._pending.id}"
+
+
+def _ignore(_handle: asyncio.Handle) -> None:
+    """A callback that only returns because its caller wants None."""
 
 
 def _named(error: PayloadError, activity: str) -> PayloadError:

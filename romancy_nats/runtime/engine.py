@@ -124,7 +124,7 @@ class Engine:
         """One of the two loop boundaries: whatever goes wrong with one message is that message's affair."""
         try:
             await self.handle(delivery)
-        except Exception:
+        except Exception:  # noqa: BLE001 - the boundary
             _log.exception(
                 "handling message %s of %r failed; it will be tried again", delivery.source, delivery.workflow
             )

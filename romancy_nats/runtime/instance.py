@@ -30,7 +30,7 @@ from romancy_nats.core.events import (
 from romancy_nats.core.execution import Execution
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
-from romancy_nats.errors import PayloadTooLargeError, RomancyError
+from romancy_nats.errors import PayloadTooLargeError, RomancyError, WorkflowRuleError
 from romancy_nats.ports import Delivery, Refusal, Refused, World, WriteReply
 from romancy_nats.runtime.attempts import Attempts, Workshop
 from romancy_nats.runtime.lease import Lease
@@ -92,6 +92,8 @@ class Instance:
         self._sent = (0, b"", "")
         self._attempts: dict[str, Attempts] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        loop = asyncio.get_running_loop()
+        execution.on_violation = lambda: _ignore(loop.call_soon_threadsafe(self._rule_broken))
 
     # --- what arrives
 
@@ -154,6 +156,13 @@ class Instance:
                 self._begin_activity(id)
         if self._inbox:
             self._turn()
+
+    def _rule_broken(self) -> None:
+        """Workflow code broke a rule between steps, for example from a thread that it started: it stalls."""
+        violation = self.execution.loop.stalled
+        if violation is not None and self.stalled is None and not self.dropped:
+            self.stalled = WorkflowRuleError(str(violation))
+            self._settled()
 
     # --- one turn: step, commit, carry out
 
@@ -231,12 +240,16 @@ class Instance:
         self._busy = False
         if self.dropped:
             return
-        if self.stalled is None and self.execution.compensating and self.execution.ending is None:
-            if self.record.status is not InstanceStatus.COMPENSATING:
-                self._busy = True
-                self.owner.spawn(self._mark_compensating(batch))
-                return
-        self._go_on(batch)
+        if self._begins_to_compensate():
+            self._busy = True
+            self.owner.spawn(self._mark_compensating(batch))
+        else:
+            self._go_on(batch)
+
+    def _begins_to_compensate(self) -> bool:
+        if self.stalled is not None or not self.execution.compensating or self.execution.ending is not None:
+            return False
+        return self.record.status is not InstanceStatus.COMPENSATING
 
     def _go_on(self, batch: list[Event]) -> None:
         if self.stalled is None:
@@ -261,10 +274,10 @@ class Instance:
 
     def _settled(self) -> None:
         """Nothing is left to do in this turn: rest if the instance has ended, stalled, or waits for nothing."""
-        if self.stalled is not None or self.execution.ending is not None or not self.execution.waits:
-            if not self._busy and not self.dropped:
-                self._busy = True
-                self.owner.turn_over(self)
+        over = self.stalled is not None or self.execution.ending is not None or not self.execution.waits
+        if over and not self._busy and not self.dropped:
+            self._busy = True
+            self.owner.turn_over(self)
 
     async def _settle_commit(self, reply: WriteReply) -> None:
         """The commit has no plain success: send it again, unchanged, until the server says what it is (L3)."""
@@ -283,9 +296,12 @@ class Instance:
             sent_before = True
             await asyncio.sleep(pause)
             pause = min(pause * 2, 2.0)
-            answer: asyncio.Future[WriteReply] = asyncio.get_running_loop().create_future()
-            self._append(lambda got, answer=answer: None if answer.done() else answer.set_result(got))  # type: ignore[misc]
-            reply = await answer
+            reply = await self._append_again()
+
+    async def _append_again(self) -> WriteReply:
+        answer: asyncio.Future[WriteReply] = asyncio.get_running_loop().create_future()
+        self._append(lambda reply: None if answer.done() else answer.set_result(reply))
+        return await answer
 
     async def _is_stored(self) -> bool:
         n, _, id = self._sent
@@ -296,10 +312,10 @@ class Instance:
         """One step asked for more than a message holds: keep what arrived, park the instance with the reason."""
         limit = self.owner.tuning.max_message
         self.stalled = PayloadTooLargeError(f"what one step of {self.key!r} asks for", size, limit)
-        arrived = [event for event in batch if not isinstance(event, Command)]
+        arrived: list[Event] = [event for event in batch if not isinstance(event, Command)]
         self._batch = arrived
         id = self.owner.world.chance.id()
-        data = encode_commit(id, self.incarnation, self.revision, now, arrived, True)
+        data = encode_commit(id, self.incarnation, self.revision, now, arrived, open=True)
         self._sent = (self.commits + 1, data, id)
         self._append(self._answered)
 
@@ -307,15 +323,14 @@ class Instance:
 
     def _carry_out(self, batch: list[Event]) -> None:
         for event in batch:
-            kind = type(event)
-            if kind is ActivityScheduled:
-                self._begin_activity(event.id)  # type: ignore[union-attr]
-            elif kind is ActivityAbandoned:
-                self._give_up(event.id)  # type: ignore[union-attr]
-            elif kind is TimerStarted:
-                self._arm(event.id)  # type: ignore[union-attr]
-            elif kind is TimerCancelled:
-                self._disarm(event.id)  # type: ignore[union-attr]
+            if isinstance(event, ActivityScheduled):
+                self._begin_activity(event.id)
+            elif isinstance(event, ActivityAbandoned):
+                self._give_up(event.id)
+            elif isinstance(event, TimerStarted):
+                self._arm(event.id)
+            elif isinstance(event, TimerCancelled):
+                self._disarm(event.id)
 
     def _begin_activity(self, id: str) -> None:
         pending = self.execution.activities.get(id)
@@ -388,6 +403,10 @@ class Instance:
             handle.cancel()
         self._timers.clear()
         self.execution.evict()
+
+
+def _ignore(_handle: asyncio.Handle) -> None:
+    """The loop runs it; there is nothing to wait for."""
 
 
 def _weight(event: Delivered) -> int:

@@ -6,11 +6,12 @@ import json
 import logging
 
 from romancy_nats.core.events import WorkflowStarted
+from romancy_nats.core.headers import REPLY_TO, derived_id, named_id
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
-from romancy_nats.core.starting import REPLY_TO, StartRequest, derived_id, named_id, read_start
+from romancy_nats.core.starting import StartRequest, read_start
 from romancy_nats.errors import InvalidNameError, StartRejectedError
-from romancy_nats.ports import DeadLetter, Delivery, Held, Refused
+from romancy_nats.ports import Delivery, Held, Refused
 from romancy_nats.runtime.claim import microseconds
 from romancy_nats.runtime.instance import HeldDelivery, Instance
 from romancy_nats.runtime.ownership import Ownership
@@ -163,8 +164,3 @@ class Intake:
     def _answer(self, inbox: str, answer: dict[str, str]) -> None:
         if inbox:
             self._engine.world.wire.notify(inbox, json.dumps(answer).encode())
-
-
-def letter(delivery: Delivery, reason: str) -> DeadLetter:
-    """A dead letter for a delivery."""
-    return DeadLetter(delivery.workflow, reason, delivery.data, delivery.headers, delivery.source)

@@ -64,7 +64,7 @@ class Lease:
                 self._regained()
             return ttl / 3
         if isinstance(reply, Refused) or not self.valid():
-            # A refusal may also be our own renewal whose answer was lost; to take a new incarnation is right either way.
+            # Perhaps our own renewal, its answer lost; a new incarnation is right either way (L4).
             await self._replace(str(reply))
             return ttl / 3
         return ttl / 15

@@ -11,6 +11,7 @@ from romancy_nats.core.events import (
     TerminateRequested,
     WorkflowTerminated,
 )
+from romancy_nats.core.headers import KIND, MESSAGE_ID
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
 from romancy_nats.errors import InvalidNameError
@@ -21,8 +22,6 @@ from romancy_nats.runtime.ownership import Ownership
 from romancy_nats.runtime.writing import read_commit, read_record, write_record
 
 _log = logging.getLogger("romancy.worker")
-KIND = "Romancy-Kind"
-MESSAGE_ID = "Romancy-Message-Id"
 ENDING_KINDS = {"cancel": InstanceStatus.CANCELLED, "terminate": InstanceStatus.TERMINATED}
 _HARMLESS_AFTER_THE_END = {"cancel", "terminate", "retry", "resume"}
 _LONGEST_WAIT = 86_400_000_000

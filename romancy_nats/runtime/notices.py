@@ -1,8 +1,8 @@
-"""What a waiting client is told when an instance comes to rest. A notice is a hint with the answer in it, never a record."""
+"""What a waiting client is told when an instance comes to rest: a hint with the answer in it, never a record."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import msgpack
 
@@ -33,7 +33,7 @@ def outcome(instance: Instance) -> bytes:
             payload = None
     if payload is not None and len(payload) > _LARGEST:
         payload = None
-    return cast(bytes, msgpack.packb((str(instance.record.status), payload)))
+    return msgpack.packb((str(instance.record.status), payload))
 
 
 def read_outcome(notice: bytes) -> Outcome | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -24,23 +24,35 @@ if TYPE_CHECKING:
 _log = logging.getLogger("romancy.worker")
 
 
+class _Queue:
+    """Those who want to decide about one instance."""
+
+    __slots__ = ("lock", "wanted")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.wanted = 0
+
+
 class Ownership:
     """Claims and forwards of one worker."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._claiming: dict[InstanceKey, asyncio.Lock] = {}
+        self._claiming: dict[InstanceKey, _Queue] = {}
 
     @asynccontextmanager
-    async def claiming(self, key: InstanceKey) -> AsyncIterator[None]:
+    async def claiming(self, key: InstanceKey) -> AsyncGenerator[None]:
         """One message at a time decides about an instance on this worker."""
-        lock = self._claiming.setdefault(key, asyncio.Lock())
-        async with lock:
-            try:
+        queue = self._claiming.setdefault(key, _Queue())
+        queue.wanted += 1
+        try:
+            async with queue.lock:
                 yield
-            finally:
-                if not lock._waiters:  # type: ignore[attr-defined]
-                    self._claiming.pop(key, None)
+        finally:
+            queue.wanted -= 1
+            if not queue.wanted:
+                del self._claiming[key]
 
     async def claim(self, key: InstanceKey, held: Held, delivery: Delivery) -> Instance | None:
         """Own and load the instance, or hand the message to its owner. None: the message has been answered."""

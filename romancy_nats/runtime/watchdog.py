@@ -55,7 +55,7 @@ class Watchdog:
                 _log.warning("the event loop is blocked for %.1f s by %s", blocked, self._culprit())
 
     def _culprit(self) -> str:
-        frame = sys._current_frames().get(self._owner)
+        frame = sys._current_frames().get(self._owner)  # pyright: ignore[reportPrivateUsage]
         if frame is None:
             return "an unknown caller"
         stack = traceback.extract_stack(frame)

@@ -165,14 +165,27 @@ def test_starts_at_work_are_limited_messages_are_not(play: Play) -> None:
 
 
 def test_a_pull_that_was_given_up_still_draws(play: Play) -> None:
-    """What comes for it waits in that process, its ack wait running; only then do others get it."""
+    """What comes for it waits in that process, its ack wait running: the others do not get it."""
 
     async def scenario(stage: Stage) -> None:
         await stage.make_queues(None)
         assert await stage.pull(stage.first, START, within=0.3) == []
         (sequence,) = await put(stage, "1")
         assert await stage.pull(stage.second, START, within=ACK_WAIT - 0.5) == []
-        assert places(await stage.pull(stage.second, START, within=2)) == [(sequence, 2)]
+        assert places(await stage.pull(stage.first, START, 1)) == [(sequence, 1)]
+
+    play(scenario)
+
+
+def test_pulls_of_several_processes_take_turns(play: Play) -> None:
+    async def scenario(stage: Stage) -> None:
+        await stage.make_queues(None)
+        for world in (stage.first, stage.second):
+            assert await stage.pull(world, START, within=0.3) == []
+        one, two, three, four = await put(stage, "1", "2", "3", "4")
+        await asyncio.sleep(SETTLED)
+        assert places(await stage.pull(stage.first, START)) == [(one, 1), (three, 1)]
+        assert places(await stage.pull(stage.second, START)) == [(two, 1), (four, 1)]
 
     play(scenario)
 

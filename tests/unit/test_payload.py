@@ -155,6 +155,11 @@ class Movie(TypedDict):
     on: datetime
 
 
+class Shelf(TypedDict, total=False):
+    movie: NotRequired[Movie]
+    many: list[Movie]
+
+
 class Node(BaseModel):
     value: int
     next: Node | None = None
@@ -209,6 +214,9 @@ EXACT: list[tuple[Any, Any]] = [
     (Point | Point2, Point2(1, 2.0)),
     (Movie, {"title": "t", "on": WHEN}),
     (dict[str, list[Movie] | None], {"a": [{"title": "t", "year": 1, "on": WHEN}]}),
+    (Shelf, {"movie": {"title": "t", "on": WHEN}, "many": []}),
+    (Shelf, {}),
+    (Iterable[Movie], ({"title": "t", "on": WHEN},)),
     (Node, Node(value=1, next=Node(value=2))),
     (Suit, Suit.SPADE),
     (Suit | str, Suit.HEART),

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from romancy_nats.core.headers import TRUNCATED, dead_letter_headers, message_headers, starts
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.ports import DeadLetter, Delivery, Message, QueueKind, Refusal, Refused, Source, WriteReply
 from romancy_nats.testing.memory.process import Answer, Process
 from romancy_nats.testing.memory.pulling import MemoryDelivery, Puller
-from romancy_nats.testing.memory.stream import MESSAGE_ID, StoredMessage, Stream
-
-INSTANCE_ID = "Romancy-Instance-Id"
-KIND = "Romancy-Kind"
-REASON = "Romancy-Reason"
-ORIGIN_STREAM = "Romancy-Origin-Stream"
-ORIGIN_SEQUENCE = "Romancy-Origin-Sequence"
-ORIGIN_MESSAGE_ID = "Romancy-Origin-Msg-Id"
-TRUNCATED = "Romancy-Truncated"
-LONGEST_REASON = 2000
+from romancy_nats.testing.memory.stream import StoredMessage, Stream
 
 
 class MemoryQueues:
@@ -50,19 +42,12 @@ class MemoryQueues:
         return await self._publish(self._server.start_stream, workflow, "", data, headers)
 
     async def send(self, message: Message) -> WriteReply:
-        headers = {**(message.headers or {}), KIND: message.kind}
-        if message.message_id:
-            headers[MESSAGE_ID] = message.message_id
+        headers = message_headers(message.key, message.kind, message.message_id, message.headers)
         stream = self._server.messages_stream
         return await self._publish(stream, message.key.workflow, message.key.id, message.data, headers)
 
     async def park(self, letter: DeadLetter) -> WriteReply:
-        headers = _kept(letter.headers) | {
-            MESSAGE_ID: f"{letter.source.stream}:{letter.source.sequence}",
-            REASON: letter.reason[:LONGEST_REASON],
-            ORIGIN_STREAM: letter.source.stream,
-            ORIGIN_SEQUENCE: str(letter.source.sequence),
-        }
+        headers = dead_letter_headers(letter.headers, letter.reason, *letter.source)
         data = letter.data
         if _size(data, headers) > self._server.max_payload:
             headers[TRUNCATED] = str(len(data))
@@ -84,24 +69,16 @@ class MemoryQueues:
 
     async def waiting_start(self, key: InstanceKey) -> Delivery | None:
         stream = self._server.start_stream
-        found = await self._process.ask(lambda: _first(stream, lambda message: _names(message, key)))
+        found = await self._process.ask(lambda: _first(stream, lambda message: _names(message, stream.name, key)))
         return None if found is None else self._read_only(stream, found)
 
 
-def _names(message: StoredMessage, key: InstanceKey) -> bool:
-    return message.workflow == key.workflow and message.headers.get(INSTANCE_ID) == key.id
+def _names(message: StoredMessage, stream: str, key: InstanceKey) -> bool:
+    return message.workflow == key.workflow and starts(message.headers, stream, message.sequence, key)
 
 
 def _first(stream: Stream, wanted: Callable[[StoredMessage], bool]) -> StoredMessage | None:
     return next(filter(wanted, stream.messages.values()), None)
-
-
-def _kept(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers of a parked message, without those that the server would act upon."""
-    kept = {name: value for name, value in headers.items() if not name.lower().startswith("nats-")}
-    if MESSAGE_ID in headers:
-        kept[ORIGIN_MESSAGE_ID] = headers[MESSAGE_ID]
-    return kept
 
 
 def _size(data: bytes, headers: Mapping[str, str]) -> int:

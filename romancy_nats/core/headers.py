@@ -1,0 +1,85 @@
+"""The names of our message headers, and what is read from headers alone. Nothing about bodies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from romancy_nats.core.ids import InstanceKey, check_id, decode_token
+from romancy_nats.errors import InvalidNameError
+
+ID = "Romancy-Instance-Id"
+TOKEN = "Romancy-Instance-Token"
+"""The encoded id: what typed clients send, because a header value cannot carry every text."""
+KIND = "Romancy-Kind"
+REPLY_TO = "Romancy-Reply-To"
+NOTIFY = "Romancy-Notify"
+TIMEOUT = "Romancy-Timeout"
+CONFLICT = "Romancy-On-Conflict"
+REASON = "Romancy-Reason"
+ORIGIN_STREAM = "Romancy-Origin-Stream"
+ORIGIN_SEQUENCE = "Romancy-Origin-Sequence"
+ORIGIN_MESSAGE_ID = "Romancy-Origin-Msg-Id"
+TRUNCATED = "Romancy-Truncated"
+CONTENT_TYPE = "Content-Type"
+TRACE = "traceparent"
+MESSAGE_ID = "Nats-Msg-Id"
+"""Deduplicated per stream, not per subject: ids are prefixed with the instance."""
+
+LONGEST_REASON = 2000
+
+
+def named_id(headers: Mapping[str, str]) -> str | None:
+    """The id that a start message names, None when it names none. Raises InvalidNameError."""
+    if token := headers.get(TOKEN):
+        return check_id(decode_token(token))
+    if (plain := headers.get(ID)) is not None:
+        return check_id(plain)
+    return None
+
+
+def starts(headers: Mapping[str, str], stream: str, sequence: int, key: InstanceKey) -> bool:
+    """Whether a start message of that workflow, stored at that place, starts this instance."""
+    try:
+        return (named_id(headers) or derived_id(stream, sequence)) == key.id
+    except InvalidNameError:
+        return False
+
+
+def derived_id(stream: str, sequence: int) -> str:
+    """The id of an instance whose start names none: the same for every delivery of that message."""
+    return f"{stream}-{sequence}"
+
+
+def message_headers(
+    key: InstanceKey, kind: str, message_id: str, others: Mapping[str, str] | None
+) -> dict[str, str]:
+    """The headers of a message to an instance."""
+    headers = {**(others or {}), KIND: kind}
+    if message_id:
+        headers[MESSAGE_ID] = f"{key.token}:{message_id}"
+    return headers
+
+
+def kept(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers of a parked message, without those that the server would act upon."""
+    plain = {name: value for name, value in headers.items() if not name.lower().startswith("nats-")}
+    if MESSAGE_ID in headers:
+        plain[ORIGIN_MESSAGE_ID] = headers[MESSAGE_ID]
+    return plain
+
+
+def dead_letter_headers(
+    headers: Mapping[str, str], reason: str, stream: str, sequence: int
+) -> dict[str, str]:
+    """The headers of a dead letter; parking the same message twice is one letter."""
+    return kept(headers) | {
+        MESSAGE_ID: f"{stream}:{sequence}",
+        REASON: one_line(reason)[:LONGEST_REASON],
+        ORIGIN_STREAM: stream,
+        ORIGIN_SEQUENCE: str(sequence),
+    }
+
+
+def one_line(text: str) -> str:
+    """Text that a header value can carry."""
+    return " ".join(text.split())
