@@ -23,7 +23,7 @@ from romancy_nats.errors import (
     StartRejectedError,
     StorageError,
 )
-from romancy_nats.handle import InstanceInfo, Notice, WorkflowHandle, untyped
+from romancy_nats.handle import InstanceInfo, Notice, OwnStart, WorkflowHandle, untyped
 from romancy_nats.ports import Message, Refusal, Refused, World
 from romancy_nats.runtime.writing import read_record
 from romancy_nats.settings import Settings
@@ -135,14 +135,21 @@ class Client:
         options = workflow.start_options
         key = InstanceKey(workflow.name, options.id if options.id is not None else self.world.chance.id())
         mark = fingerprint(input)
-        if options.id is not None and await self._exists(key, mark, options.on_conflict == "fail"):
+        if options.id is not None and await self._exists(key, mark, options.on_conflict):
             return WorkflowHandle(self, key.id, key.workflow, workflow.result, fingerprint=mark)
         notice = Notice()
         inbox, give_up = self.world.wire.expect(notice)
-        headers = write_start(workflow, key, input, notify=inbox)
-        await self._publish(workflow.name, input, headers)
+        headers = write_start(workflow, key, input, self.world.chance.id(), notify=inbox)
+        sequence = await self._publish(workflow.name, input, headers)
         return WorkflowHandle(
-            self, key.id, key.workflow, workflow.result, fingerprint=mark, notice=notice, give_up=give_up
+            self,
+            key.id,
+            key.workflow,
+            workflow.result,
+            fingerprint=mark,
+            notice=notice,
+            give_up=give_up,
+            own_start=OwnStart(sequence, options.on_conflict, named=options.id is not None),
         )
 
     async def _start_by_name(
@@ -151,7 +158,9 @@ class Client:
         key = InstanceKey(workflow, self.world.chance.id())
         return await self.start_plain(key, {"args": builtins.list(args), "kwargs": kwargs})
 
-    async def start_plain(self, key: InstanceKey, body: object) -> WorkflowHandle[Any]:
+    async def start_plain(
+        self, key: InstanceKey, body: object, codec: ValueCodec[Any] | None = None
+    ) -> WorkflowHandle[Any]:
         """Start a workflow by name with a plain body, as a bare message would; its worker checks the arguments."""
         try:
             data = untyped().encode(body)
@@ -170,29 +179,29 @@ class Client:
             MESSAGE_ID: message_id,
         }
         await self._publish(key.workflow, data, headers)
-        return WorkflowHandle(self, key.id, key.workflow, untyped(), notice=notice, give_up=give_up)
+        return WorkflowHandle(self, key.id, key.workflow, codec or untyped(), notice=notice, give_up=give_up)
 
-    async def _exists(self, key: InstanceKey, mark: str, fail: bool) -> bool:
+    async def _exists(self, key: InstanceKey, mark: str, on_conflict: str) -> bool:
         held = await read_record(self.world, key)
-        if held is None:
+        if held is None or (on_conflict == "restart_ended" and held.record.status.ended):
             return False
-        if fail or (held.record.fingerprint and held.record.fingerprint != mark):
+        if on_conflict == "fail" or (held.record.fingerprint and held.record.fingerprint != mark):
             raise InstanceConflictError(key.id, key.workflow)
-        return True
+        return on_conflict != "restart_ended"
 
-    async def _publish(self, workflow: str, data: bytes, headers: dict[str, str]) -> None:
-        await _until_stored(
+    async def _publish(self, workflow: str, data: bytes, headers: dict[str, str]) -> int:
+        return await _until_stored(
             lambda: self.world.queues.start(workflow, data, headers), f"a start of {workflow!r}"
         )
 
 
-async def _until_stored(write: Any, what: str) -> None:
+async def _until_stored(write: Any, what: str) -> int:
     """Send again, unchanged, until the server answers (L3); the message id makes that harmless."""
     pause = 0.05
     while True:
         reply = await write()
         if isinstance(reply, int):
-            return
+            return reply
         if isinstance(reply, Refused):
             if reply.why is Refusal.TOO_LARGE:
                 raise PayloadError(f"{what} is larger than the server takes ({reply.text})")

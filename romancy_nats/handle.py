@@ -43,7 +43,9 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 _FIRST_LOOK = 2.0
+_FIRST_LOOK_OF_NAMED = 0.2
 _LONGEST_PAUSE = 15.0
+_AFTER_NEWS = 0.002
 
 
 @dataclass(slots=True, frozen=True)
@@ -119,6 +121,15 @@ class Notice:
         self.news.set()
 
 
+@dataclass(slots=True, frozen=True)
+class OwnStart:
+    """The start message behind a handle: its place in the queue, and what it wants of an instance that exists."""
+
+    sequence: int
+    on_conflict: str
+    named: bool
+
+
 class WorkflowHandle(Generic[R]):
     """One instance, seen from a client."""
 
@@ -132,6 +143,7 @@ class WorkflowHandle(Generic[R]):
         fingerprint: str = "",
         notice: Notice | None = None,
         give_up: Callable[[], None] | None = None,
+        own_start: OwnStart | None = None,
     ) -> None:
         self._client = client
         self.id = id
@@ -139,6 +151,7 @@ class WorkflowHandle(Generic[R]):
         self._codec = codec
         self._fingerprint = fingerprint
         self._started = notice is not None
+        self._own_start = own_start
         self._notice = notice or Notice()
         if give_up is not None:
             weakref.finalize(self, give_up).atexit = False
@@ -229,14 +242,32 @@ class WorkflowHandle(Generic[R]):
     # --- waiting for the end
 
     async def _result(self) -> R:
-        if self._started and await self._noticed(_FIRST_LOOK):
+        own = self._own_start
+        # Somebody else may have started the same id a moment before; then nobody tells us of the end.
+        first_look = _FIRST_LOOK if own is None or not own.named else _FIRST_LOOK_OF_NAMED
+        if self._started and await self._noticed(first_look):
             outcome = self._notice.outcome
             if outcome is not None and outcome.status is InstanceStatus.COMPLETED and outcome.has_payload:
                 return self._codec.decode(outcome.payload)
         record = await self._record()
-        if not _is_over(record):
+        if not await self._is_over(record):
             record = await self._wait()
         return await self._conclude(record)
+
+    async def _is_over(self, record: InstanceRecord) -> bool:
+        own, over = self._own_start, record.status.ended or record.status is InstanceStatus.STALLED
+        if own is None or not record.start or record.start >= own.sequence:
+            return over
+        if own.on_conflict == "fail":
+            raise InstanceConflictError(self.id, self.workflow or "")
+        if not over or own.on_conflict != "restart_ended":
+            return over
+        # The end of an earlier generation, as long as our own start has not been handled.
+        key = await self._key()
+        if await self._client.world.queues.waiting_start(key) is not None:
+            return False
+        latest = await read_record(self._client.world, key)
+        return latest is not None and latest.record.start == record.start
 
     async def _noticed(self, wait: float) -> bool:
         try:
@@ -256,12 +287,12 @@ class WorkflowHandle(Generic[R]):
             while True:
                 news.clear()
                 record = await self._record()
-                if _is_over(record):
+                if await self._is_over(record):
                     return record
-                await self._noticed(pause)
-                # The record follows its last commit by one write.
-                await asyncio.sleep(0.002)
-                pause = min(pause * 2, _LONGEST_PAUSE)
+                heard = await self._noticed(pause)
+                # The record follows its last commit by one write, which takes as long as a disk takes.
+                pause = _AFTER_NEWS if heard else min(pause * 2, _LONGEST_PAUSE)
+                await asyncio.sleep(_AFTER_NEWS)
         finally:
             await unfollow()
 
@@ -303,10 +334,6 @@ class WorkflowHandle(Generic[R]):
     async def _last_event(self, record: InstanceRecord) -> object:
         data = await read_commit(self._client.world, await self._key(), record.generation, record.commits)
         return Commit.decode(data).events[-1] if data is not None else None
-
-
-def _is_over(record: InstanceRecord) -> bool:
-    return record.status.ended or record.status is InstanceStatus.STALLED
 
 
 def compensations(commits: list[Commit]) -> tuple[CompensationInfo, ...]:

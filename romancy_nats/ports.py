@@ -175,6 +175,30 @@ class Queues(Protocol):
         ...
 
 
+class Unclaimed(NamedTuple):
+    """Starts that wait on one subject. `token` is its last token; `workflow` is "" where that is not of our spelling."""
+
+    token: str
+    workflow: str
+    count: int
+
+
+class Orphans(Protocol):
+    """Starts for workflows that have no queue, since no worker ever had them."""
+
+    async def unclaimed(self) -> Sequence[Unclaimed]:
+        """Which they are. Raises ServerUnavailableError, PermissionDeniedError."""
+        ...
+
+    async def oldest(self, token: str, before: int) -> Delivery | None:
+        """The oldest start on that subject, if it was stored before that time (µs); its answers do nothing."""
+        ...
+
+    async def remove(self, source: Source) -> None:
+        """Take a start out of its stream, gone already or not. Raises ServerUnavailableError, PermissionDeniedError."""
+        ...
+
+
 class Leases(Protocol):
     """The lease keys of running workers: expiry stands in for stale-lock clean-up."""
 
@@ -248,6 +272,7 @@ class World:
 
     ledger: Ledger
     queues: Queues
+    orphans: Orphans
     leases: Leases
     wire: Wire
     clock: Clock

@@ -65,6 +65,7 @@ async def running_worker(
     engine = Engine(world, workflows, tuning, overrides=overrides)
     worker = Worker(engine)
     watchdog = Watchdog(tuning.block_warning) if watch else nullcontext()
+    failure: Exception | None = None
     async with lifespan() if lifespan is not None else nullcontext() as state:
         engine.workshop.state = state
         with watchdog:
@@ -74,11 +75,15 @@ async def running_worker(
                 with anyio.CancelScope() as body, _draining_on_sigterm(group, engine, body, signals):
                     try:
                         yield worker
+                    except Exception as error:  # noqa: BLE001 - raised again below, outside the group that would wrap it
+                        failure = error
                     finally:
                         with anyio.CancelScope(shield=True):
                             await engine.drain()
                 with anyio.CancelScope(shield=True):
                     await worker.wait()
+        if failure is not None:
+            raise failure
 
 
 async def _run(engine: Engine, worker: Worker) -> None:

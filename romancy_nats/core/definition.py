@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import sys
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from types import FrameType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -17,9 +19,11 @@ from typing import (
     Protocol,
     TypeVar,
     cast,
+    get_origin,
     overload,
 )
 
+from romancy_nats.core.annotations import result_annotation
 from romancy_nats.core.ids import check_id, check_name
 from romancy_nats.core.parameters import Parameters
 from romancy_nats.core.payload import ValueCodec
@@ -68,6 +72,7 @@ class Activity(Generic[P, R]):
         self.id: str | None = None
         self.__doc__ = fn.__doc__
         self.__wrapped__ = fn
+        self._names = _local_names(fn)
         self._parameters: Parameters | None = None
         self._result: ValueCodec[R] | None = None
 
@@ -75,14 +80,14 @@ class Activity(Generic[P, R]):
     def parameters(self) -> Parameters:
         """The codec of the arguments; made on first use, when forward references can be resolved."""
         if self._parameters is None:
-            self._parameters = Parameters(self.fn)
+            self._parameters = Parameters(self.fn, names=self._names)
         return self._parameters
 
     @property
     def result(self) -> ValueCodec[R]:
         """The codec of the result."""
         if self._result is None:
-            self._result = ValueCodec[R](return_annotation(self.fn))
+            self._result = ValueCodec[R](result_annotation(self.fn, self._names))
         return self._result
 
     def options(
@@ -267,6 +272,7 @@ class Workflow(Generic[P, R]):
         self.code = _code_version(fn)
         self.__doc__ = fn.__doc__
         self.__wrapped__ = fn
+        self._names = _local_names(fn)
         self._parameters: Parameters | None = None
         self._result: ValueCodec[R] | None = None
 
@@ -274,14 +280,14 @@ class Workflow(Generic[P, R]):
     def parameters(self) -> Parameters:
         """The codec of the arguments after the context."""
         if self._parameters is None:
-            self._parameters = Parameters(self.fn, skip_first=True)
+            self._parameters = Parameters(self.fn, skip_first=True, names=self._names)
         return self._parameters
 
     @property
     def result(self) -> ValueCodec[R]:
         """The codec of the result."""
         if self._result is None:
-            self._result = ValueCodec[R](return_annotation(self.fn))
+            self._result = ValueCodec[R](result_annotation(self.fn, self._names))
         return self._result
 
     def options(
@@ -331,14 +337,18 @@ def workflow(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     return decorate
 
 
-def return_annotation(fn: Callable[..., object]) -> Any:
-    """The annotation of what a function returns, `Any` where there is none."""
-    target = inspect.unwrap(fn)
-    try:
-        hints = inspect.get_annotations(getattr(target, "__func__", target), eval_str=True)
-    except (NameError, TypeError, AttributeError):
-        return Any
-    return hints.get("return", Any)
+def _local_names(fn: Callable[..., object]) -> dict[str, object]:
+    """The classes in the scope around a nested function: its annotations may name them, and nobody else can."""
+    if "<locals>" not in getattr(fn, "__qualname__", ""):
+        return {}
+    frame: FrameType | None = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+    while frame is not None and frame.f_code.co_filename == __file__:
+        frame = frame.f_back
+    if frame is None:
+        return {}
+    return {
+        name: value for name, value in frame.f_locals.items() if isinstance(value, type) or get_origin(value)
+    }
 
 
 def _copy(original: S) -> S:

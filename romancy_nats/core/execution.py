@@ -14,6 +14,7 @@ import zlib
 from asyncio import CancelledError
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, TypeVar, cast
 
 from romancy_nats.core import determinism
@@ -84,7 +85,9 @@ class Execution:
         self.key = key
         self.generation = generation
         self.loop = DeterministicLoop(
-            on_error=self._task_failed, on_stalled=self._broke_a_rule, seed=zlib.crc32(f"{key.token}:{generation}".encode())
+            on_error=self._task_failed,
+            on_stalled=self._broke_a_rule,
+            seed=zlib.crc32(f"{key.token}:{generation}".encode()),
         )
         self.random = random.Random(f"{key.token}:{generation}")
         self.saga = Saga()
@@ -174,17 +177,19 @@ class Execution:
     def _mismatch(
         self, position: int, expected: Event | None, produced: Command | None, index: int | None = None
     ) -> DeterminismError:
-        place = (
-            self._places[index] if index is not None and index < len(self._places) else self._resting_place()
-        )
+        place = self._places[index] if index is not None and index < len(self._places) else ""
+        place = place or self._resting_place()
         want = cast("Command", expected) if expected is not None and is_command(expected) else None
         return determinism.mismatch(repr(self.key), (self._replayed, position + 1), want, produced, place)
 
     def _resting_place(self) -> str:
-        stack = self._root.get_stack() if self._root is not None else []
-        for frame in reversed(stack):
-            if frame.f_code is self.workflow.fn.__code__:
+        """Where the workflow function waits. A task's own stack ends at its root, so the chain of awaits is walked."""
+        waiting: object = self._root.get_coro() if self._root is not None else None
+        while waiting is not None:
+            frame: FrameType | None = getattr(waiting, "cr_frame", None)
+            if frame is not None and frame.f_code is getattr(self.workflow.fn, "__code__", None):
                 return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+            waiting = getattr(waiting, "cr_await", None)
         return ""
 
     # --- what the workflow code does

@@ -52,6 +52,8 @@ class InstanceRecord:
     owner: str = ""
     generation: int = 0
     commits: int = 0
+    start: int = 0
+    """The sequence of the start message that began this generation."""
     fingerprint: str = ""
     created: int = 0
     started: int = 0

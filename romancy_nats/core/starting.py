@@ -67,8 +67,7 @@ def _canonical(
     workflow: Workflow[..., Any], content_type: str | None, body: bytes, max_message: int
 ) -> bytes:
     if content_type == CANONICAL:
-        args, kwargs = workflow.parameters.decode(body)
-        return workflow.parameters.encode(args, kwargs)
+        return workflow.parameters.canonical(body, max_bytes=max_message)
     plain: object = parse_body(body, content_type, max_bytes=max_message) if body else {}
     return workflow.parameters.from_plain(plain)
 
@@ -86,9 +85,18 @@ def _seconds(text: str | None) -> float:
 
 
 def write_start(
-    workflow: Workflow[..., Any], key: InstanceKey, input: bytes, *, notify: str = "", trace: str = ""
+    workflow: Workflow[..., Any],
+    key: InstanceKey,
+    input: bytes,
+    nonce: str,
+    *,
+    notify: str = "",
+    trace: str = "",
 ) -> dict[str, str]:
-    """The headers of a start by a typed client; the body is the canonical input."""
+    """The headers of a start by a typed client; the body is the canonical input.
+
+    Equal starts have one message id, unless each of them counts: `nonce` tells those apart.
+    """
     options = workflow.start_options
     headers = {
         TOKEN: key.id_token,
@@ -103,4 +111,5 @@ def write_start(
         headers[TIMEOUT] = repr(options.timeout)
     if options.on_conflict != "join":
         headers[CONFLICT] = options.on_conflict
+        headers[MESSAGE_ID] += f":{nonce}"
     return headers

@@ -45,6 +45,14 @@ async def last(connection: Connection, stream: str, subject: str, timeout: float
     return _one(answer, stream)
 
 
+async def next_on(
+    connection: Connection, stream: str, subject: str, sequence: int = 1, timeout: float = 5.0
+) -> Stored | None:
+    """The first message on a subject from a sequence on, from the leader. Raises as `last` does."""
+    request = {"seq": sequence, "next_by_subj": subject}
+    return _one(await ask(connection, f"STREAM.MSG.GET.{stream}", request, timeout), stream)
+
+
 async def at(connection: Connection, stream: str, sequence: int, timeout: float = 5.0) -> Stored | None:
     """The message at a sequence, from the leader. Raises ServerUnavailableError, StreamMissingError."""
     return _one(await ask(connection, f"STREAM.MSG.GET.{stream}", {"seq": sequence}, timeout), stream)

@@ -75,6 +75,11 @@ class Subjects:
     def start(self, workflow: str) -> str:
         return f"{self.namespace}.start.{encode_token(workflow)}"
 
+    @property
+    def starts(self) -> str:
+        """The filter for all starts; workflow tokens as they came, of our spelling or not."""
+        return f"{self.namespace}.start.*"
+
     def message(self, key: InstanceKey) -> str:
         return f"{self.namespace}.message.{key.token}"
 

@@ -14,6 +14,7 @@ from romancy_nats.jetstream.connection import Connection
 from romancy_nats.jetstream.credentials import Credentials
 from romancy_nats.jetstream.leases import JetStreamLeases
 from romancy_nats.jetstream.ledger import JetStreamLedger
+from romancy_nats.jetstream.orphans import JetStreamOrphans
 from romancy_nats.jetstream.queues import JetStreamQueues
 from romancy_nats.jetstream.topology import DEFAULT_SHARDS, Storage, Topology
 from romancy_nats.jetstream.wire import CoreWire
@@ -95,6 +96,7 @@ async def open_world(
             yield JetStreamWorld(
                 ledger=JetStreamLedger(connection, subjects, topology.shards),
                 queues=queues,
+                orphans=JetStreamOrphans(connection, subjects),
                 leases=JetStreamLeases(connection, subjects),
                 wire=CoreWire(connection, subjects, topology.shards),
                 clock=SystemClock(),

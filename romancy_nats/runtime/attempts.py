@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol, cast
 
@@ -163,16 +164,13 @@ class Attempts:
         self, call: Any, context: ActivityContext, limit: float | None, silence: float | None
     ) -> Any:
         """Await the call within its time limit and its longest silence."""
-        loop = asyncio.get_running_loop()
         name = self._pending.activity.name
         outer = asyncio.timeout(limit)
         inner = asyncio.timeout(silence)
         try:
             async with outer, inner:
                 if silence is not None:
-                    pause = silence
-                    beat = lambda: inner.reschedule(loop.time() + pause) if not inner.expired() else None  # noqa: E731
-                    context.watch(lambda: _ignore(loop.call_soon_threadsafe(beat)))
+                    context.watch(_Pulse(inner, silence))
                 return await call
         except TimeoutError as error:
             if outer.expired() and limit is not None:
@@ -206,8 +204,21 @@ class Attempts:
         return f"{self._key!r} {self._pending.id}"
 
 
-def _ignore(_handle: asyncio.Handle) -> None:
-    """A callback that only returns because its caller wants None."""
+class _Pulse:
+    """Puts the end of the silence off, from whichever thread the heartbeat comes."""
+
+    def __init__(self, silence: asyncio.Timeout, seconds: float) -> None:
+        self._silence = silence
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+
+    def __call__(self) -> None:
+        self._loop.call_soon_threadsafe(self._put_off)
+
+    def _put_off(self) -> None:
+        # It runs a turn of the loop later: the attempt may be over by then.
+        with suppress(RuntimeError):
+            self._silence.reschedule(self._loop.time() + self._seconds)
 
 
 def _named(error: PayloadError, activity: str) -> PayloadError:

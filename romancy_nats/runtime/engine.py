@@ -19,6 +19,7 @@ from romancy_nats.runtime.keepalive import Keepalive
 from romancy_nats.runtime.lease import Lease
 from romancy_nats.runtime.messages import Messages
 from romancy_nats.runtime.notices import outcome
+from romancy_nats.runtime.orphans import Orphans
 from romancy_nats.runtime.ownership import Ownership
 from romancy_nats.runtime.rest import acknowledge, rest
 from romancy_nats.runtime.sweeper import Sweeper
@@ -53,6 +54,7 @@ class Engine:
         self._intake = Intake(self._ownership)
         self._messages = Messages(self._ownership)
         self._sweeper = Sweeper(self)
+        self._orphans = Orphans(self)
         self._group: asyncio.TaskGroup | None = None
         self._pulls: list[asyncio.Task[None]] = []
         self._services: list[asyncio.Task[None]] = []
@@ -60,12 +62,12 @@ class Engine:
         self._starting = 0
         self._handling: set[asyncio.Task[None]] = set()
         self._drained = asyncio.Event()
+        self._served = ""
 
     async def run(self) -> None:
         """Take a lease and work until cancelled or drained; on the way out let go of everything cleanly."""
         await self.lease.take()
-        unserve = await self.world.wire.serve(self.lease.incarnation, self._ownership.answer)
-        self._unserve = unserve
+        await self._serve()
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
@@ -74,6 +76,7 @@ class Engine:
                     group.create_task(Keepalive(self).run()),
                     group.create_task(self._sweeper.run()),
                     group.create_task(self._sweeper.watch_deaths()),
+                    group.create_task(self._orphans.run()),
                 ]
                 for name in self.workflows:
                     self._pulls.append(group.create_task(self._pull_starts(name)))
@@ -189,23 +192,23 @@ class Engine:
 
     # --- the lease
 
-    def _lease_lost(self, incarnation: str) -> None:
+    async def _lease_lost(self, incarnation: str) -> None:
         for instance in list(self.instances.values()):
             if instance.incarnation == incarnation:
                 self.memory_lost(instance)
-        self.spawn(self._serve_again())
-
-    async def _serve_again(self) -> None:
         await self._unserve()
-        while not self.lease.valid():
-            await asyncio.sleep(self.tuning.lease_ttl / 100)
-        self._unserve = await self.world.wire.serve(self.lease.incarnation, self._ownership.answer)
-        self._room.set()
 
-    def _lease_regained(self) -> None:
+    async def _lease_regained(self) -> None:
+        if self.lease.incarnation != self._served:
+            await self._serve()
         for instance in list(self.instances.values()):
             instance.poke()
         self._room.set()
+
+    async def _serve(self) -> None:
+        """Answer forwards under the present incarnation."""
+        self._served = self.lease.incarnation
+        self._unserve = await self.world.wire.serve(self._served, self._ownership.answer)
 
     # --- the end of a worker
 
@@ -224,6 +227,9 @@ class Engine:
         for instance in list(self.instances.values()):
             await self._let_go(instance)
         await self._ended_rests()
+        for task in self._services:
+            # A renewal after the release would be refused, and answered with a new incarnation.
+            task.cancel()
         try:
             await self.lease.release()
         except RomancyError as error:

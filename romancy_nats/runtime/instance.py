@@ -28,6 +28,7 @@ from romancy_nats.core.events import (
     TimerStarted,
 )
 from romancy_nats.core.execution import Execution
+from romancy_nats.core.headers import MESSAGE_ID
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
 from romancy_nats.errors import PayloadTooLargeError, RomancyError, WorkflowRuleError
@@ -179,6 +180,7 @@ class Instance:
         if batch:
             self._commit(batch, now, open)
         else:
+            self._confirm_carried()
             self._settled()
 
     def _step(self, batch: list[Event], now: int) -> bool:
@@ -193,15 +195,24 @@ class Instance:
             del self._inbox[0]
             if execution.ending is not None or self._is_late(event):
                 continue
-            batch.append(event)
             if held is not None:
                 self._carried.append(held)
+                if self._is_known(held):
+                    continue
+            batch.append(event)
             try:
                 batch.extend(execution.deliver(event, now))
             except RomancyError as error:
                 self.stalled = error
                 return True
         return False
+
+    def _is_known(self, held: HeldDelivery) -> bool:
+        """Whether the message is in the history already: pulled and forwarded, or delivered twice (L5)."""
+        source = held.delivery.source
+        if (source.stream, source.sequence) in self.execution.seen:
+            return True
+        return held.delivery.headers.get(MESSAGE_ID, "") in self.execution.seen_ids
 
     def _is_late(self, event: Delivered) -> bool:
         if isinstance(event, ActivityCompleted | ActivityFailed | ActivityAttemptFailed):
@@ -233,9 +244,7 @@ class Instance:
 
     def _committed(self) -> None:
         self.commits = self._sent[0]
-        for held in self._carried:
-            held.commit = self.commits
-        self._carried.clear()
+        self._confirm_carried()
         batch, self._batch = self._batch, []
         self._busy = False
         if self.dropped:
@@ -245,6 +254,11 @@ class Instance:
             self.owner.spawn(self._mark_compensating(batch))
         else:
             self._go_on(batch)
+
+    def _confirm_carried(self) -> None:
+        for held in self._carried:
+            held.commit = self.commits
+        self._carried.clear()
 
     def _begins_to_compensate(self) -> bool:
         if self.stalled is not None or not self.execution.compensating or self.execution.ending is not None:

@@ -6,7 +6,7 @@ import json
 import logging
 
 from romancy_nats.core.events import WorkflowStarted
-from romancy_nats.core.headers import REPLY_TO, derived_id, named_id
+from romancy_nats.core.headers import NOTIFY, REPLY_TO, derived_id, named_id
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
 from romancy_nats.core.starting import StartRequest, read_start
@@ -15,6 +15,7 @@ from romancy_nats.ports import Delivery, Held, Refused
 from romancy_nats.runtime.claim import microseconds
 from romancy_nats.runtime.instance import HeldDelivery, Instance
 from romancy_nats.runtime.ownership import Ownership
+from romancy_nats.runtime.rejection import record_rejection
 from romancy_nats.runtime.writing import read_record, write_record
 
 _log = logging.getLogger("romancy.worker")
@@ -46,7 +47,7 @@ class Intake:
         engine = self._engine
         instance = engine.instances.get(request.key)
         if instance is None:
-            record = self._new_record(request)
+            record = self._new_record(request, delivery)
             reply = await write_record(engine.world, request.key, record, 0)
             if isinstance(reply, int):
                 if record.owner != engine.lease.incarnation:
@@ -64,9 +65,11 @@ class Intake:
             held = Held(instance.record, instance.revision)
         await self._join(request, delivery, held)
 
-    def _new_record(self, request: StartRequest) -> InstanceRecord:
+    def _new_record(self, request: StartRequest, delivery: Delivery, generation: int = 0) -> InstanceRecord:
         now = microseconds(self._engine)
         return InstanceRecord(
+            generation=generation,
+            start=delivery.source.sequence,
             status=InstanceStatus.RUNNING,
             owner=self._engine.lease.incarnation,
             fingerprint=request.fingerprint,
@@ -98,7 +101,11 @@ class Intake:
     async def _join(self, request: StartRequest, delivery: Delivery, held: Held) -> None:
         """There is a record already: the same start again, or a conflict (L1)."""
         record = held.record
-        if record.fingerprint and record.fingerprint != request.fingerprint:
+        if _restarts(request, delivery, record):
+            await self._restart(request, delivery, held)
+            return
+        another = request.on_conflict == "fail" and record.start not in (0, delivery.source.sequence)
+        if another or (record.fingerprint and record.fingerprint != request.fingerprint):
             await self._conflict(request, delivery)
             return
         self._answer(request.reply_to, {"workflow": request.key.workflow, "id": request.key.id})
@@ -128,9 +135,21 @@ class Intake:
             claimed.held.append(HeldDelivery(delivery, 1))
             self._ownership.go_on(claimed)
 
+    async def _restart(self, request: StartRequest, delivery: Delivery, held: Held) -> None:
+        """A new generation of an instance that has ended."""
+        engine, generation = self._engine, held.record.generation + 1
+        record = self._new_record(request, delivery, generation)
+        reply = await write_record(engine.world, request.key, record, held.revision)
+        if isinstance(reply, Refused) or record.owner != engine.lease.incarnation:
+            delivery.nak(0.1)
+            return
+        execution = engine.execution(request.key, generation)
+        self._begin(Instance(engine, request.key, execution, record, reply), request, delivery)
+
     async def _conflict(self, request: StartRequest, delivery: Delivery) -> None:
         text = f"instance {request.key.id!r} exists with another input"
         await self._park(delivery, f"InstanceConflictError: {text}")
+        self._engine.world.wire.notify(request.notify, b"")
         self._answer(request.reply_to, {"error": "InstanceConflictError", "message": text})
 
     async def _reject(self, delivery: Delivery, error: StartRejectedError) -> None:
@@ -141,20 +160,9 @@ class Intake:
         except InvalidNameError:
             id = None
         if id is not None:
-            now = microseconds(self._engine)
-            record = InstanceRecord(
-                status=InstanceStatus.REJECTED,
-                created=now,
-                updated=now,
-                ended=now,
-                error=error.message[:4000],
-                error_type="StartRejectedError",
-            )
-            # Refused means that the id belongs to an instance already; that one is not to be disturbed.
-            reply = await write_record(self._engine.world, InstanceKey(delivery.workflow, id), record, 0)
-            if isinstance(reply, Refused):
-                _log.info("no rejected record for %r: the id is taken", id)
+            await record_rejection(self._engine.world, InstanceKey(delivery.workflow, id), error.message)
         await self._park(delivery, f"StartRejectedError: {error.message}")
+        self._engine.world.wire.notify(delivery.headers.get(NOTIFY, ""), b"")
         reply_to = delivery.headers.get(REPLY_TO, "")
         self._answer(reply_to, {"error": "StartRejectedError", "message": error.message})
 
@@ -164,3 +172,13 @@ class Intake:
     def _answer(self, inbox: str, answer: dict[str, str]) -> None:
         if inbox:
             self._engine.world.wire.notify(inbox, json.dumps(answer).encode())
+
+
+def _restarts(request: StartRequest, delivery: Delivery, record: InstanceRecord) -> bool:
+    """Whether this start wants an ended instance again, and has not been its start before."""
+    if request.on_conflict != "restart_ended" or not record.status.ended:
+        return False
+    if not record.start:
+        # Cancelled before any claim: that meant the starts which were waiting then.
+        return delivery.time > record.created
+    return delivery.source.sequence > record.start

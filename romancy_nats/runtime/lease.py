@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import anyio
 
+from romancy_nats.errors import ServerUnavailableError
 from romancy_nats.ports import Refused, World
 from romancy_nats.runtime.tuning import Tuning
 
@@ -17,7 +18,7 @@ class Lease:
     """Ownership of a living incarnation. A lost one is never renewed: `take` makes a new incarnation (L4)."""
 
     def __init__(
-        self, world: World, tuning: Tuning, lost: Callable[[str], None], regained: Callable[[], None]
+        self, world: World, tuning: Tuning, lost: Callable[[str], Awaitable[None]], regained: Callable[[], Awaitable[None]]
     ) -> None:
         self._world = world
         self._tuning = tuning
@@ -37,7 +38,10 @@ class Lease:
             # A fresh name for each try: a name whose key may or may not exist is never used (L3, L4).
             incarnation = self._world.chance.id()
             sent = self._world.clock.monotonic()
-            reply = await self._world.leases.take(incarnation, self._tuning.lease_ttl, self._tuning.label)
+            try:
+                reply = await self._world.leases.take(incarnation, self._tuning.lease_ttl, self._tuning.label)
+            except ServerUnavailableError:
+                reply = None
             if isinstance(reply, int):
                 self.incarnation, self._revision = incarnation, reply
                 self._valid_until = sent + self._tuning.lease_ttl
@@ -55,13 +59,16 @@ class Lease:
     async def _renew(self) -> float:
         ttl = self._tuning.lease_ttl
         sent = self._world.clock.monotonic()
-        reply = await self._world.leases.renew(self.incarnation, self._revision, ttl, self._tuning.label)
+        try:
+            reply = await self._world.leases.renew(self.incarnation, self._revision, ttl, self._tuning.label)
+        except ServerUnavailableError:
+            reply = None
         if isinstance(reply, int):
             self._revision = reply
             was_valid = self.valid()
             self._valid_until = max(self._valid_until, sent + ttl)
             if not was_valid and self.valid():
-                self._regained()
+                await self._regained()
             return ttl / 3
         if isinstance(reply, Refused) or not self.valid():
             # Perhaps our own renewal, its answer lost; a new incarnation is right either way (L4).
@@ -73,8 +80,9 @@ class Lease:
         old = self.incarnation
         self._valid_until = float("-inf")
         _log.warning("lease %s of this worker is lost (%s); its instances are let go", old, reason)
-        self._lost(old)
+        await self._lost(old)
         await self.take()
+        await self._regained()
 
     async def release(self) -> None:
         """Let everybody know that this incarnation has ended, so that nobody waits for its key to expire."""

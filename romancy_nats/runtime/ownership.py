@@ -118,7 +118,10 @@ class Ownership:
     async def answer(self, question: bytes) -> bytes:
         """Another worker forwards a message to this one: commit it at once, answer once the instance rests."""
         workflow, id, stream, sequence = msgpack.unpackb(question)
-        delivery = await self.engine.world.queues.fetch(Source(stream, sequence))
+        try:
+            delivery = await self.engine.world.queues.fetch(Source(stream, sequence))
+        except ServerUnavailableError:
+            delivery = None
         if delivery is None:
             return msgpack.packb(0)
         key = InstanceKey(workflow, id)

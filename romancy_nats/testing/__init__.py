@@ -1,1 +1,7 @@
-"""Tests without a server: the world in memory, virtual time, seeded faults. Names only."""
+"""Tests without a server: the world in memory, virtual time, seeded faults, replay of histories. Names only."""
+
+from __future__ import annotations
+
+from romancy_nats.testing.replay import Replayed, replay
+
+__all__ = ["Replayed", "replay"]

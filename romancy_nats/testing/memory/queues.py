@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from romancy_nats.core.headers import TRUNCATED, dead_letter_headers, message_headers, starts
 from romancy_nats.core.ids import InstanceKey
@@ -69,7 +69,10 @@ class MemoryQueues:
 
     async def waiting_start(self, key: InstanceKey) -> Delivery | None:
         stream = self._server.start_stream
-        found = await self._process.ask(lambda: _first(stream, lambda message: _names(message, stream.name, key)))
+        # From a replica, which may not have it yet.
+        found = await self._process.ask(
+            lambda: _waiting(stream, key, self._server.micros(self._process.replica_cutoff()))
+        )
         return None if found is None else self._read_only(stream, found)
 
 
@@ -77,8 +80,9 @@ def _names(message: StoredMessage, stream: str, key: InstanceKey) -> bool:
     return message.workflow == key.workflow and starts(message.headers, stream, message.sequence, key)
 
 
-def _first(stream: Stream, wanted: Callable[[StoredMessage], bool]) -> StoredMessage | None:
-    return next(filter(wanted, stream.messages.values()), None)
+def _waiting(stream: Stream, key: InstanceKey, until: int) -> StoredMessage | None:
+    named = (message for message in stream.messages.values() if _names(message, stream.name, key))
+    return next((message for message in named if message.time <= until), None)
 
 
 def _size(data: bytes, headers: Mapping[str, str]) -> int:

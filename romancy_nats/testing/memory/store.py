@@ -83,9 +83,9 @@ class MemoryServer:
         """What a write waits for when there are several replicas."""
         self.after(REPLICATION * (0.5 + self.random.random()), call, *args)
 
-    def micros(self) -> int:
-        """The server's own clock."""
-        return round((self.epoch + self.loop.time()) * 1_000_000)
+    def micros(self, at: float | None = None) -> int:
+        """The server's own clock: µs since the epoch, now or at a virtual time."""
+        return round((self.epoch + (self.loop.time() if at is None else at)) * 1_000_000)
 
     # --- outages
 

@@ -60,6 +60,12 @@ class Stream:
             consumer.arrived(message)
         return self.sequence
 
+    def remove(self, sequence: int) -> None:
+        """Delete a message, handed out or not."""
+        message = self.messages.pop(sequence, None)
+        if message is not None and (consumer := self.consumers.get(message.workflow)) is not None:
+            consumer.removed(sequence)
+
     def consumer(self, workflow: str, max_ack_pending: int) -> Consumer:
         found = self.consumers.get(workflow)
         if found is None:
@@ -133,6 +139,12 @@ class Consumer:
         self._again.pop(sequence, None)
         self.stream.messages.pop(sequence, None)
         self.serve()
+
+    def removed(self, sequence: int) -> None:
+        """The message is no longer there."""
+        if sequence in self._new:
+            self._new.remove(sequence)
+        self.ack(sequence)
 
     def nak(self, sequence: int, delay: float) -> None:
         if sequence not in self._deliveries or sequence in self._again:

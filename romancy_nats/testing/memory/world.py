@@ -11,6 +11,7 @@ from romancy_nats.ports import World
 from romancy_nats.testing.memory.faults import Faults
 from romancy_nats.testing.memory.leases import MemoryLeases
 from romancy_nats.testing.memory.ledger import MemoryLedger
+from romancy_nats.testing.memory.orphans import MemoryOrphans
 from romancy_nats.testing.memory.process import Process
 from romancy_nats.testing.memory.queues import MemoryQueues
 from romancy_nats.testing.memory.wire import MemoryWire
@@ -105,6 +106,7 @@ def make_world(process: Process, skew: float) -> MemoryWorld:
     return MemoryWorld(
         ledger=MemoryLedger(process),
         queues=MemoryQueues(process),
+        orphans=MemoryOrphans(process),
         leases=MemoryLeases(process),
         wire=MemoryWire(process),
         clock=MemoryClock(process, skew),

@@ -1,0 +1,81 @@
+"""Exit codes, and which error is which. One clear line on stderr for each."""
+
+from __future__ import annotations
+
+import sys
+from enum import IntEnum
+from typing import cast
+
+from romancy_nats.cli.output import printable
+from romancy_nats.errors import (
+    AmbiguousInstanceError,
+    ConnectionLostError,
+    DeterminismError,
+    InstanceEndedError,
+    InstanceNotFoundError,
+    RomancyError,
+    ServerUnavailableError,
+    StartRejectedError,
+    StorageError,
+    WorkflowError,
+    WorkflowFailedError,
+)
+
+
+class Exit(IntEnum):
+    """What the command says to the shell."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    UNREACHABLE = 4
+    TIMED_OUT = 5
+
+
+MEANINGS = """Exit codes: 0 ok; 1 the workflow failed, was cancelled, terminated or is stalled, a replay or diff found
+a mismatch, or there was nothing to do; 2 wrong usage or configuration, also arguments that the workflow rejects;
+3 not found; 4 the server cannot be reached; 5 --timeout passed."""
+
+
+def exit_code(error: BaseException) -> Exit:
+    """The exit code for an error."""
+    match error:
+        case TimeoutError() if not isinstance(error, RomancyError):
+            return Exit.TIMED_OUT
+        case InstanceNotFoundError():
+            return Exit.NOT_FOUND
+        case ServerUnavailableError() | ConnectionLostError():
+            return Exit.UNREACHABLE
+        case StartRejectedError():
+            return Exit.USAGE
+        case WorkflowError() | DeterminismError() | InstanceEndedError() | StorageError():
+            return Exit.FAILED
+        case _:
+            return Exit.USAGE
+
+
+def message(error: BaseException) -> str:
+    """The error as a user reads it: one line, except where the remedy needs more."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, InstanceNotFoundError) and error.workflow is None:
+        text += "; if it is still queued, say --workflow"
+    if isinstance(error, AmbiguousInstanceError):
+        text = text.replace("say which with workflow=", "say which with --workflow")
+    if isinstance(error, WorkflowFailedError):
+        return printable(text)
+    return "\n".join(map(printable, text.splitlines()))
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The error itself, taken out of the groups that task groups put around it."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    causes = list(map(root_cause, cast("BaseExceptionGroup[BaseException]", error).exceptions))
+    return next((one for one in causes if isinstance(one, (RomancyError, TimeoutError))), causes[0])
+
+
+def tell(error: BaseException) -> Exit:
+    """Write the error to stderr; returns the exit code."""
+    print(f"romancy: {message(error)}", file=sys.stderr)
+    return exit_code(error)

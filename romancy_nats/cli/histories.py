@@ -1,0 +1,190 @@
+"""Commands on histories: show one, follow it live, export it, replay it against code."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from romancy_nats.cli.connected import connected, handle_of, run_async
+from romancy_nats.cli.options import AsJson, Id, Namespace, Target, Url, WorkflowName
+from romancy_nats.cli.output import note, print_json, print_rows, printable
+from romancy_nats.cli.target import load_app, workflow_of
+from romancy_nats.client import Client
+from romancy_nats.core.commit import Commit
+from romancy_nats.core.events import Event
+from romancy_nats.core.history import History, plain_commit, shown_field
+from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.record import InstanceStatus
+from romancy_nats.errors import ConfigurationError, DeterminismError
+from romancy_nats.runtime.writing import read_commits, read_record
+from romancy_nats.testing.replay import read_history
+from romancy_nats.testing.replay import replay as replay_history
+
+_LOOK_AGAIN = 2.0
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_COLUMNS = ("commit", "time", "event", "id", "detail")
+_UNSAID = frozenset({"id", "workflow", "code", "stream", "sequence", "message_id", "trace"})
+
+
+def history(
+    id: Id,
+    workflow: WorkflowName = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until it ends; with --json one commit a line.")
+    ] = False,
+    url: Url = None,
+    namespace: Namespace = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the history of an instance; --json gives the form that `replay` and tests read."""
+
+    async def main() -> None:
+        async with connected(url, namespace) as client:
+            if follow:
+                await _follow(client, id, workflow, as_json=as_json)
+                return
+            found = await fetch_history(client, id, workflow)
+            if as_json:
+                print(found.to_json(), end="")
+            else:
+                rows = (row for n, commit in enumerate(found.commits, 1) for row in _rows(n, commit))
+                print_rows(_COLUMNS, rows, empty="no commit yet")
+
+    run_async(main)
+
+
+def replay(
+    source: Annotated[
+        str, typer.Argument(metavar="FILE|ID", help="A file of `history --json`, - for stdin, or an id.")
+    ],
+    target: Target,
+    workflow: WorkflowName = None,
+    url: Url = None,
+    namespace: Namespace = None,
+    as_json: AsJson = False,
+) -> None:
+    """Replay a history against the code as it is now; shows the first command that differs. Carries out nothing."""
+    app = load_app(target)
+    recorded = _read(source) if _is_file(source) else _fetch(source, workflow, url, namespace)
+    code = workflow_of(app, recorded.key.workflow)
+    try:
+        done = replay_history(code, recorded)
+    except DeterminismError as error:
+        if as_json:
+            place = {"workflow": recorded.key.workflow, "id": recorded.key.id, "commit": error.position}
+            told = {"expected": error.expected, "produced": error.produced, "error": str(error)}
+            print_json({"replays": False, **place, **told})
+        raise
+    if as_json:
+        print_json({"replays": True, **asdict(done)})
+    else:
+        print(
+            f"{done.workflow}/{done.id} replays: {done.commits} commits, {done.events} events, {done.status}"
+        )
+
+
+def _is_file(source: str) -> bool:
+    return source == "-" or source.endswith(".json") or Path(source).is_file()
+
+
+def _read(source: str) -> History:
+    return History.from_json(sys.stdin.read()) if source == "-" else read_history(Path(source))
+
+
+def _fetch(id: str, workflow: str | None, url: str | None, namespace: str | None) -> History:
+    async def main() -> History:
+        async with connected(url, namespace) as client:
+            return await fetch_history(client, id, workflow)
+
+    try:
+        return run_async(main)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"there is no file {id!r}, and as an id: {error}") from error
+
+
+async def fetch_history(client: Client, id: str, workflow: str | None) -> History:
+    """The history of the current generation of an instance."""
+    handle = handle_of(client, id, workflow)
+    generation = (await handle.describe()).generation
+    key = InstanceKey(handle.workflow or "", id)
+    commits = await read_commits(client.world, key, generation)
+    return History(key, generation, tuple(map(Commit.decode, commits)))
+
+
+async def _follow(client: Client, id: str, workflow: str | None, *, as_json: bool) -> None:
+    handle = handle_of(client, id, workflow)
+    await handle.status()
+    key = InstanceKey(handle.workflow or "", id)
+    async for number, commit in _live(client, key):
+        if as_json:
+            print_json(plain_commit(number, commit), indent=None)
+        else:
+            for row in _rows(number, commit):
+                print("\t".join(printable(str(cell)) for cell in row), flush=True)
+
+
+async def _live(client: Client, key: InstanceKey) -> AsyncGenerator[tuple[int, Commit]]:
+    """Every commit from the first on, until the instance has ended or stalled."""
+    news = asyncio.Event()
+    unfollow = await client.world.wire.follow(key, lambda _generation, _n: news.set())
+    seen = 0
+    try:
+        while True:
+            news.clear()
+            # The record first: what it says has ended is complete in the history read after it.
+            held = await read_record(client.world, key)
+            if held is not None:
+                for data in await read_commits(client.world, key, held.record.generation, seen + 1):
+                    seen += 1
+                    yield seen, Commit.decode(data)
+                if held.record.status.ended or held.record.status is InstanceStatus.STALLED:
+                    note(f"{key!r} is {held.record.status}")
+                    return
+            try:
+                async with asyncio.timeout(_LOOK_AGAIN):
+                    await news.wait()
+            except TimeoutError:
+                continue
+    finally:
+        await unfollow()
+
+
+def _rows(number: int, commit: Commit) -> Iterator[tuple[object, ...]]:
+    moment = _EPOCH + timedelta(microseconds=commit.time)
+    for event in commit.events:
+        yield (
+            number,
+            moment.isoformat(timespec="milliseconds"),
+            type(event).__name__,
+            _id(event),
+            _detail(event),
+        )
+
+
+def _id(event: Event) -> str:
+    fields = dict(zip(event._fields, event, strict=True))
+    return str(fields.get("id", ""))
+
+
+def _detail(event: Event) -> str:
+    parts: list[str] = []
+    for name, value in zip(event._fields, event, strict=True):
+        if name in _UNSAID or not value:
+            continue
+        if isinstance(value, bytes):
+            parts.append(f"{name}={json.dumps(shown_field(name, value), ensure_ascii=False)}")
+        elif name in {"due", "deadline"}:
+            parts.append(f"{name}={(_EPOCH + timedelta(microseconds=cast('int', value))).isoformat()}")
+        elif value is not True:
+            parts.append(f"{name}={value}")
+        else:
+            parts.append(name)
+    return " ".join(parts)

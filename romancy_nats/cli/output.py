@@ -1,0 +1,90 @@
+"""What goes to stdout and stderr: tables on a terminal, tab-separated lines elsewhere, JSON when asked."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_STYLES = {
+    "completed": "green",
+    "failed": "red",
+    "rejected": "red",
+    "stalled": "bold red",
+    "cancelled": "yellow",
+    "terminated": "yellow",
+    "compensating": "magenta",
+    "running": "cyan",
+}
+
+
+def print_json(value: object, *, indent: int | None = 2) -> None:
+    """One JSON document; with `indent=None` on one line, for a stream of them."""
+    print(json.dumps(value, indent=indent, ensure_ascii=False, default=_plain), flush=True)
+
+
+def print_rows(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
+    """A table on a terminal, else tab-separated lines under a line of names."""
+    told = [[_cell(value) for value in row] for row in rows]
+    console = Console()
+    if not console.is_terminal:
+        for row in [list(columns), *told]:
+            print("\t".join(row))
+        return
+    if not told:
+        console.print(Text(empty, style="dim"))
+        return
+    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    for row in told:
+        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+    console.print(table)
+
+
+def print_pairs(pairs: Iterable[tuple[str, object]]) -> None:
+    """Names and values, one a line; those that say nothing are left out."""
+    said = [(name, _cell(value)) for name, value in pairs if value not in (None, "", (), {})]
+    console = Console()
+    width = max((len(name) for name, _ in said), default=0)
+    for name, value in said:
+        if console.is_terminal:
+            line = Text.assemble((name.ljust(width), "bold"), "  ", (value, _STYLES.get(value, "")))
+            console.print(line, soft_wrap=True)
+        else:
+            print(f"{name}\t{value}")
+
+
+def print_value(value: object) -> None:
+    """A result: coloured JSON on a terminal, plain JSON elsewhere."""
+    console = Console()
+    if console.is_terminal:
+        console.print_json(json.dumps(value, default=_plain), ensure_ascii=False)
+    else:
+        print_json(value)
+
+
+def note(text: str) -> None:
+    """Something for people, on stderr: stdout belongs to the answer."""
+    print(f"romancy: {printable(text)}", file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """Text without what a terminal or a table would take for a command."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+    return printable(value if isinstance(value, str) else str(value))
+
+
+def _plain(value: Any) -> object:
+    return value.isoformat() if isinstance(value, datetime) else str(value)

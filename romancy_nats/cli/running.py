@@ -1,0 +1,160 @@
+"""Commands that run a worker: `worker` for production, `dev` with a server of its own. No engine in here."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, NoReturn, TypeVar
+
+import anyio
+import typer
+
+from romancy_nats.app import App
+from romancy_nats.cli.connected import ShownCodec
+from romancy_nats.cli.inputs import read_input
+from romancy_nats.cli.instances import conclude
+from romancy_nats.cli.options import AsJson, Input, Namespace, Target, Url, settings
+from romancy_nats.cli.output import note
+from romancy_nats.cli.target import load_app, workflow_of
+from romancy_nats.client import Client
+from romancy_nats.composition import server_url
+from romancy_nats.core.definition import Workflow
+from romancy_nats.core.ids import InstanceKey
+from romancy_nats.settings import Settings
+from romancy_nats.worker import Worker
+
+T = TypeVar("T")
+STORE = Path(".romancy")
+_HASH_SEED = "PYTHONHASHSEED"
+_log = logging.getLogger("romancy.cli")
+
+
+class LogLevel(StrEnum):
+    """How much is told on stderr."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+Level = Annotated[LogLevel, typer.Option("--log-level", help="How much is told on stderr.")]
+
+
+def worker(
+    target: Target, url: Url = None, namespace: Namespace = None, log_level: Level = LogLevel.INFO
+) -> None:
+    """Run a worker until SIGTERM, which drains it: running turns finish, other workers take over the rest at once."""
+    prepare(log_level)
+    app = load_app(target)
+    chosen = settings(url, namespace, app.settings)
+    if chosen.nats_url is None:
+        note(
+            "no --url and no ROMANCY_NATS_URL: an embedded server, whose data goes with it; see `romancy dev`"
+        )
+
+    async def main() -> None:
+        async with working(app, chosen) as (_, running):
+            await running.wait()
+        _log.info("drained")
+
+    run_until_signal(main)
+
+
+def dev(
+    target: Target,
+    run: Annotated[
+        str | None,
+        typer.Option("--run", help="Start this workflow, print its result and end.", metavar="WORKFLOW"),
+    ] = None,
+    input: Input = None,
+    url: Url = None,
+    namespace: Namespace = None,
+    as_json: AsJson = False,
+    log_level: Level = LogLevel.INFO,
+) -> None:
+    """Run a worker with an embedded server, whose data stays in .romancy/, unless a URL is known."""
+    prepare(log_level)
+    app = load_app(target)
+    chosen = settings(url, namespace, app.settings)
+    if chosen.nats_url is None and chosen.store is None:
+        chosen = chosen.model_copy(update={"store": _own_store()})
+    workflow = None if run is None else workflow_of(app, run)
+    body = read_input(input)
+
+    async def main() -> None:
+        async with working(app, chosen) as (known, running):
+            if workflow is None:
+                # The one line on stdout, for people and scripts alike.
+                print(f"export ROMANCY_NATS_URL={known}", flush=True)
+                note(f"workflows: {', '.join(one.name for one in app.workflows)}; Ctrl-C ends it")
+                await running.wait()
+            else:
+                await _run_once(known, chosen, workflow, body, as_json=as_json)
+
+    run_until_signal(main)
+
+
+async def _run_once(
+    url: str, chosen: Settings, workflow: Workflow[..., object], body: object, *, as_json: bool
+) -> None:
+    async with Client.connect(url, settings=chosen) as client:
+        key = InstanceKey(workflow.name, client.world.chance.id())
+        handle = await client.start_plain(key, body, ShownCodec())
+        await conclude(handle, None, as_json=as_json)
+
+
+def _own_store() -> Path:
+    STORE.mkdir(exist_ok=True)
+    ignored = STORE / ".gitignore"
+    if not ignored.exists():
+        ignored.write_text("*\n", encoding="utf-8")
+    return STORE
+
+
+@asynccontextmanager
+async def working(app: App, chosen: Settings) -> AsyncGenerator[tuple[str, Worker]]:
+    """A worker of the app, and the URL of the server it works on."""
+    async with server_url(None, chosen) as known, app.worker(known, settings=chosen) as running:
+        names = ", ".join(workflow.name for workflow in app.workflows)
+        _log.info("worker %s serves %s of %s at %s", running.incarnation, names, chosen.namespace, known)
+        yield known, running
+
+
+# --- the process
+
+
+def prepare(level: LogLevel) -> None:
+    """Logging to stderr, and hashes that are the same in every worker."""
+    fix_hashes()
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=level.upper(),
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+    )
+
+
+def fix_hashes() -> None:
+    """Start this program again with a fixed PYTHONHASHSEED, so that sets of strings have one order everywhere (L7)."""
+    if os.environ.get(_HASH_SEED, "random") == "random":
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, _HASH_SEED: "0"})
+
+
+def run_until_signal(command: Callable[[], Awaitable[T]]) -> T:
+    """Run an async command, on uvloop where that is installed. SIGTERM before the worker is there ends it, too."""
+    signal.signal(signal.SIGTERM, _end)
+    fast = sys.platform != "win32" and importlib.util.find_spec("uvloop") is not None
+    return anyio.run(command, backend_options={"use_uvloop": fast})
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    raise SystemExit(0)

@@ -1,0 +1,1 @@
+"""Speed, measured beside a raw baseline in the same run: `make bench`. No tests live here; nothing imports this."""

@@ -1,0 +1,243 @@
+"""One run: some instances, some workers that die and come back, some faults; then everything heals and has to drain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from random import Random
+
+from romancy_nats import Client, InstanceConflictError, InstanceStatus, WorkflowHandle
+from romancy_nats.errors import RomancyError, WorkflowError
+from romancy_nats.runtime.engine import Engine
+from romancy_nats.runtime.tuning import Tuning
+from romancy_nats.testing.memory import Faults, MemoryServer, MemoryWorld
+from romancy_nats.testing.virtual_time import VirtualTimeLoop, clear
+from tests.simulation.checker import Told, check
+from tests.simulation.program import Program, interpreter, make
+from tests.simulation.record import Ledgerbook, Record
+
+TUNING = Tuning(lease_ttl=15.0, ack_wait=16.0, sweep_every=60.0, grace=5.0, forward_timeout=4.0, max_takeovers=1_000_000)
+LONGEST = 3_600.0
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a seed stands for."""
+
+    seed: int
+    faults: Faults
+    replicas: int
+    workers: int
+    programs: list[Program]
+    cancels: list[float | None]
+    crash_at: int | None = None
+    scheduled: bool = True
+
+
+@dataclass(slots=True)
+class Report:
+    """How a run went."""
+
+    seed: int
+    violations: list[str]
+    fired: Counter[str]
+    instances: int
+    attempts: int
+    boundaries: int
+    told: list[Told] = field(default_factory=list[Told])
+
+
+def plan(seed: int) -> Plan:
+    """A random plan: each run leans on some of the faults, so that none hides behind the others."""
+    dice = Random(seed)
+    faults = Faults(seed=seed, latency=dice.choice([0.0, 0.01, 0.3]))
+    for name, most in _FAULTS.items():
+        if dice.random() < 0.35:
+            setattr(faults, name, most * dice.random())
+    if dice.random() < 0.2:
+        faults.slow = 0.02
+    programs = [make(dice) for _ in range(1 + dice.randrange(3))]
+    cancels = [dice.random() * 20 if dice.random() < 0.2 else None for _ in programs]
+    return Plan(seed, faults, dice.choice([1, 3]), 1 + dice.randrange(3), programs, cancels)
+
+
+_FAULTS = {
+    "lost_ack": 0.05,
+    "committed_error": 0.05,
+    "late_write": 0.03,
+    "lost_write": 0.05,
+    "no_responders": 0.05,
+    "outage": 0.003,
+    "stale_read": 0.3,
+    "lost_answer": 0.1,
+    "duplicate": 0.1,
+    "lost_notice": 0.2,
+    "lost_ask": 0.2,
+    "late_expiry": 0.3,
+    "clock_jump": 0.01,
+    "pause": 0.015,
+    "crash": 0.03,
+}
+
+
+def _for_a_client(faults: Faults) -> Faults:
+    """The same network, but a client neither crashes nor stops: it is who was told."""
+    spared = replace(faults, crash=0.0, pause=0.0, outage=0.0, clock_jump=0.0)
+    spared.fired = faults.fired
+    return spared
+
+
+def run(plan: Plan, around: Callable[[Engine], None] | None = None) -> Report:
+    """Carry out a plan in virtual time and check it."""
+    loop = VirtualTimeLoop(plan.seed if plan.scheduled else None, keep_order=True)
+    try:
+        return loop.run_until_complete(_whole(loop, plan, around))
+    finally:
+        clear(loop)
+        loop.close()
+
+
+async def _whole(loop: VirtualTimeLoop, plan: Plan, around: Callable[[Engine], None] | None) -> Report:
+    return await _Run(loop, plan, around).whole()
+
+
+def _where(task: asyncio.Task[None]) -> list[str]:
+    """What a task waits for, innermost last."""
+    places: list[str] = []
+    awaited: object = task.get_coro()
+    while awaited is not None:
+        frame = getattr(awaited, "cr_frame", None)
+        if frame is not None:
+            places.append(f"{frame.f_code.co_name}:{frame.f_lineno}")
+        awaited = getattr(awaited, "cr_await", None)
+    return places
+
+
+class _Run:
+    def __init__(self, loop: VirtualTimeLoop, plan: Plan, around: Callable[[Engine], None] | None) -> None:
+        self.plan = plan
+        self.around = around
+        self.server = MemoryServer(seed=plan.seed, shards=2, replicas=plan.replicas, ack_wait=TUNING.ack_wait)
+        self.book = Ledgerbook(loop)
+        self.dice = Random(f"{plan.seed}/run")
+        self.worlds: list[MemoryWorld] = []
+        self.broken: list[str] = []
+        self.over = False
+        self.slots: list[asyncio.Task[None]] = []
+
+    async def whole(self) -> Report:
+        plan = self.plan
+        self.slots = [asyncio.create_task(self._slot(number)) for number in range(plan.workers)]
+        told = [Told(f"i{number}", program) for number, program in enumerate(plan.programs)]
+        users = [
+            asyncio.create_task(self._user(each, cancel))
+            for each, cancel in zip(told, plan.cancels, strict=True)
+        ]
+        await asyncio.wait(users, timeout=LONGEST / 4)
+        plan.faults.heal()
+        _, late = await asyncio.wait(users, timeout=LONGEST)
+        for task in users:
+            if task in late:
+                self.broken.append(f"a user still waits: {_where(task)}")
+                task.cancel()
+            elif (error := task.exception()) is not None:
+                self.broken.append(f"a user met {error!r}")
+        await self._drained()
+        self.over = True
+        violations = self.broken + await check(self.server, self.book, told, interpreter)
+        boundaries = max((world.boundaries for world in self.worlds), default=0)
+        return Report(
+            plan.seed, violations, plan.faults.fired, len(told), len(self.book.attempts), boundaries, told
+        )
+
+    async def _user(self, told: Told, cancel: float | None) -> None:
+        """Start one instance twice over, perhaps cancel it, and wait for what becomes of it."""
+        world = self.server.world(f"client-{told.id}", faults=_for_a_client(self.plan.faults))
+        client = Client(world)
+        await asyncio.sleep(self.dice.random() * 5)
+        handle = await client.start(interpreter.options(id=told.id), told.program)
+        told.acknowledged = True
+        waiting = [self._wait(handle, told)]
+        if self.dice.random() < 0.3:
+            waiting.append(self._again(client, told))
+        if cancel is not None:
+            waiting.append(self._cancel(handle, told, cancel))
+        await asyncio.gather(*waiting)
+
+    async def _wait(self, handle: WorkflowHandle[str], told: Told) -> None:
+        while True:
+            try:
+                told.result = await handle.result()
+                told.outcome = "completed"
+            except WorkflowError as error:
+                told.outcome = type(error).__name__
+                told.error = str(error)
+            except RomancyError:
+                await asyncio.sleep(1)
+                continue
+            return
+
+    async def _again(self, client: Client, told: Told) -> None:
+        await asyncio.sleep(self.dice.random() * 30)
+        handle = await client.start(interpreter.options(id=told.id), told.program)
+        while await handle.status() is InstanceStatus.QUEUED:
+            # Two starts that differ and have no record yet: either may win, and that is no conflict of ours.
+            await asyncio.sleep(1)
+        try:
+            await client.start(interpreter.options(id=told.id), [["sleep", 1.25]])
+        except InstanceConflictError:
+            told.conflicts += 1
+
+    async def _cancel(self, handle: WorkflowHandle[str], told: Told, after: float) -> None:
+        await asyncio.sleep(after)
+        while True:
+            try:
+                told.cancelled = await handle.cancel("the user said so")
+                return
+            except RomancyError:
+                await asyncio.sleep(1)
+
+    async def _slot(self, number: int) -> None:
+        """A place where a worker process runs, dies, and is started again."""
+        life = 0
+        while not self.over:
+            life += 1
+            name = f"w{number}.{life}"
+            skew = self.dice.uniform(-2, 2) if self.plan.faults.clock_jump else 0.0
+            world = self.server.world(name, faults=self.plan.faults, skew=skew)
+            if life == 1 and number == 0 and self.plan.crash_at is not None:
+                world.crash_after(self.plan.crash_at)
+            self.worlds.append(world)
+            await self._live(world, name)
+            await asyncio.sleep(self.dice.random() * 10)
+
+    async def _live(self, world: MemoryWorld, name: str) -> None:
+        engine = Engine(world, [interpreter], TUNING)
+        engine.workshop.state = Record(self.book, name)
+        if self.around is not None:
+            self.around(engine)
+        task = world.spawn(self._engine(world, engine))
+        if self.dice.random() < 0.3:
+            world.spawn(self._drain(engine, self.dice.random() * 40))
+        await asyncio.wait([task])
+        if not world.crashed and not task.cancelled() and (error := task.exception()) is not None:
+            self.broken.append(f"worker {name} ended with {error!r}")
+
+    async def _drain(self, engine: Engine, after: float) -> None:
+        """SIGTERM."""
+        await asyncio.sleep(after)
+        self.plan.faults.fired["drain"] += 1
+        await engine.drain()
+
+    async def _engine(self, world: MemoryWorld, engine: Engine) -> None:
+        await world.ensure_consumers({interpreter.name: None})
+        await engine.run()
+
+    async def _drained(self) -> None:
+        """Give the last acks, expiries and sweeps the time that they may take."""
+        for _ in range(40):
+            if not (self.server.start_stream.messages or self.server.messages_stream.messages):
+                return
+            await asyncio.sleep(10)
