@@ -49,19 +49,7 @@ class Crew:
     async def hire(self, name: str) -> Hand:
         """Start `romancy worker main:app`, as anybody would."""
         log = self._logs / f"{name}.log"
-        command = [sys.executable, "-m", "romancy_nats.cli.main", "worker", "main:app"]
-        command = [
-            sys.executable,
-            "-c",
-            """
-import asyncio
-from main import app
-async def go():
-    async with app.worker() as w:
-        await w.wait()
-asyncio.run(go())
-""",
-        ]
+        command = [sys.executable, "-m", "romancy_nats", "worker", "main:app"]
         with log.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command),

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from decimal import Decimal
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
@@ -152,6 +153,5 @@ app = App("orders", workflows=[order_workflow], lifespan=resources)
 
 
 if __name__ == "__main__":
-    from demo import main
-
-    sys.exit(main())
+    # By name, because the demo imports this module in turn, as `main`, just as its workers do.
+    sys.exit(import_module("demo").main())

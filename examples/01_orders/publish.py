@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 import nats
 from main import Order, order_workflow
@@ -26,7 +25,7 @@ def read_orders() -> list[str]:
 
 async def publish(client: Client, url: str, orders: Sequence[str]) -> None:
     """Place every order; each fifth one twice, for shops do that too."""
-    shop = cast("NatsClient", await nats.connect(url))  # pyright: ignore[reportUnknownMemberType]
+    shop = await nats.connect(url)  # pyright: ignore[reportUnknownMemberType]
     try:
         for number, text in enumerate(orders):
             times = 2 if number % 5 == 0 else 1

@@ -97,9 +97,10 @@ class Screen:
     def judged(self, story: Story, verdict: Verdict, seconds: float) -> int:
         """The last table and the last line; returns the exit code."""
         orders = len(story.expected)
+        self._print("")
         ends = Counter(" and ".join(tell(history).endings) or "open" for history in story.histories.values())
         table = Table(
-            title="\nHistories against the external record", title_justify="left", show_header=False
+            title="Histories against the external record", title_justify="left", show_header=False
         )
         table.add_column()
         table.add_column(justify="right")

@@ -72,7 +72,7 @@ def _map(found: dict[Any, Any]) -> object:
 
 def _instance(state: list[Any]) -> object:
     # Models and dataclasses keep a definition mark and their fields, an enum member its name.
-    fields: object = next((part for part in state if isinstance(part, dict)), None)
+    fields = next((cast("object", part) for part in state if isinstance(part, dict)), None)
     if fields is not None:
         return fields
     return state[-1] if len(state) == 1 or state[0] is None else state

@@ -83,7 +83,8 @@ class Engine:
                     self._pulls.append(group.create_task(self._pull_messages(name)))
                 self.ready.set()
                 await self._drained.wait()
-                for task in self._services:
+                # The pulls as well: a drain that came before them did not see them.
+                for task in (*self._services, *self._pulls):
                     task.cancel()
         finally:
             for instance in list(self.instances.values()):
@@ -224,8 +225,7 @@ class Engine:
         rested = [instance.rested for instance in self.instances.values()]
         if rested and self.tuning.grace > 0:
             await asyncio.wait(rested, timeout=self.tuning.grace)
-        for instance in list(self.instances.values()):
-            await self._let_go(instance)
+        await asyncio.gather(*(self._let_go(instance) for instance in list(self.instances.values())))
         await self._ended_rests()
         for task in self._services:
             # A renewal after the release would be refused, and answered with a new incarnation.
@@ -237,8 +237,11 @@ class Engine:
         self._drained.set()
 
     async def _let_go(self, instance: Instance) -> None:
-        await instance.come_to_a_stop(self.tuning.grace)
-        if not instance.dropped and instance.execution.ending is None and instance.stalled is None:
+        quiet = await instance.come_to_a_stop(self.tuning.grace)
+        if not quiet and not instance.rested.done():
+            # Its commit is unanswered: nothing else of it may be written (L3); whoever takes over reads what landed.
+            self.memory_lost(instance)
+        elif not instance.dropped and instance.execution.ending is None and instance.stalled is None:
             await self._rest(instance, let_go=True)
 
     async def _ended_rests(self) -> None:

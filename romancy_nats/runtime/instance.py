@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from romancy_nats.core.commit import Commit, encode_commit
 from romancy_nats.core.events import (
@@ -66,6 +66,15 @@ class HeldDelivery:
     commit: int = 0
 
 
+class Sent(NamedTuple):
+    """A commit on its way: sent again unchanged, fence included, until it is answered (L3)."""
+
+    n: int
+    data: bytes
+    id: str
+    fence: int
+
+
 class Instance:
     """An instance in the memory of its owner, under the fencing token `revision`."""
 
@@ -90,7 +99,7 @@ class Instance:
         self._busy = False
         self._batch: list[Event] = []
         self._carried: list[HeldDelivery] = []
-        self._sent = (0, b"", "")
+        self._sent = Sent(0, b"", "", 0)
         self._attempts: dict[str, Attempts] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         loop = asyncio.get_running_loop()
@@ -229,12 +238,12 @@ class Instance:
         if len(data) > self.owner.tuning.max_message + 40_000:
             self._too_large(batch, now, len(data))
             return
-        self._sent = (n, data, id)
+        self._sent = Sent(n, data, id, self.revision)
         self._append(self._answered)
 
     def _append(self, done: Callable[[WriteReply], None]) -> None:
-        n, data, _ = self._sent
-        self.owner.world.ledger.append(self.key, self.record.generation, n, data, self.revision, done)
+        sent = self._sent
+        self.owner.world.ledger.append(self.key, self.record.generation, sent.n, sent.data, sent.fence, done)
 
     def _answered(self, reply: WriteReply) -> None:
         if type(reply) is int:
@@ -243,7 +252,7 @@ class Instance:
             self.owner.spawn(self._settle_commit(reply))
 
     def _committed(self) -> None:
-        self.commits = self._sent[0]
+        self.commits = self._sent.n
         self._confirm_carried()
         batch, self._batch = self._batch, []
         self._busy = False
@@ -304,7 +313,7 @@ class Instance:
                 if sent_before and reply.why is Refusal.EXISTS and await self._is_stored():
                     self._committed()
                 elif not self.dropped:
-                    _log.warning("%r: commit %d was refused (%s)", self.key, self._sent[0], reply)
+                    _log.warning("%r: commit %d was refused (%s)", self.key, self._sent.n, reply)
                     self.owner.memory_lost(self)
                 return
             sent_before = True
@@ -318,7 +327,7 @@ class Instance:
         return await answer
 
     async def _is_stored(self) -> bool:
-        n, _, id = self._sent
+        n, id = self._sent.n, self._sent.id
         stored = await read_commit(self.owner.world, self.key, self.record.generation, n)
         return stored is not None and Commit.decode(stored).id == id
 
@@ -330,7 +339,7 @@ class Instance:
         self._batch = arrived
         id = self.owner.world.chance.id()
         data = encode_commit(id, self.incarnation, self.revision, now, arrived, open=True)
-        self._sent = (self.commits + 1, data, id)
+        self._sent = Sent(self.commits + 1, data, id, self.revision)
         self._append(self._answered)
 
     # --- effects, only after their commit
@@ -381,8 +390,8 @@ class Instance:
 
     # --- the end of the memory
 
-    async def come_to_a_stop(self, most: float) -> None:
-        """Give up attempts and timers, record what has arrived, and wait for the commit in flight."""
+    async def come_to_a_stop(self, most: float) -> bool:
+        """Give up attempts and timers, record what has arrived, wait for the commit in flight; whether it is answered."""
         for attempts in list(self._attempts.values()):
             attempts.give_up()
         self._attempts.clear()
@@ -395,6 +404,7 @@ class Instance:
         while self._busy and not self.dropped and not self.rested.done() and waited < most:
             await asyncio.sleep(0.01)
             waited += 0.01
+        return not self._busy
 
     def drop(self) -> None:
         """Forget the instance: nothing of it begins or is committed any more; its messages are given back."""

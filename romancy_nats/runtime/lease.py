@@ -18,7 +18,11 @@ class Lease:
     """Ownership of a living incarnation. A lost one is never renewed: `take` makes a new incarnation (L4)."""
 
     def __init__(
-        self, world: World, tuning: Tuning, lost: Callable[[str], Awaitable[None]], regained: Callable[[], Awaitable[None]]
+        self,
+        world: World,
+        tuning: Tuning,
+        lost: Callable[[str], Awaitable[None]],
+        regained: Callable[[], Awaitable[None]],
     ) -> None:
         self._world = world
         self._tuning = tuning

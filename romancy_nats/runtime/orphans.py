@@ -85,7 +85,9 @@ class Orphans:
                 await self._park(one, delivery)
             except PermissionDeniedError as error:
                 self._may_remove = False
-                _log.warning("this worker cannot remove the starts that it parks, so it parks none: %s", error)
+                _log.warning(
+                    "this worker cannot remove the starts that it parks, so it parks none: %s", error
+                )
 
     async def _park(self, one: Unclaimed, delivery: Delivery) -> None:
         after = timedelta(seconds=self._engine.tuning.unknown_workflow_after)

@@ -45,7 +45,7 @@ class Report:
     fired: Counter[str]
     instances: int
     attempts: int
-    boundaries: int
+    first_worker_boundaries: int
     told: list[Told] = field(default_factory=list[Told])
 
 
@@ -145,9 +145,9 @@ class _Run:
             elif (error := task.exception()) is not None:
                 self.broken.append(f"a user met {error!r}")
         await self._drained()
+        boundaries = self.worlds[0].boundaries
         self.over = True
         violations = self.broken + await check(self.server, self.book, told, interpreter)
-        boundaries = max((world.boundaries for world in self.worlds), default=0)
         return Report(
             plan.seed, violations, plan.faults.fired, len(told), len(self.book.attempts), boundaries, told
         )
