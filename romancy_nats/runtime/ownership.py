@@ -72,6 +72,10 @@ class Ownership:
         if owner:
             _log.info("%r: taken over from %s", key, owner)
         instance = await claim.load(engine, engine.execution(key, record.generation), record, revision)
+        if record.owner != engine.lease.incarnation:
+            # The lease was lost on the way: the record names a dead incarnation, which commits nothing (L10).
+            delivery.nak()
+            return None
         engine.instances[key] = instance
         return instance
 

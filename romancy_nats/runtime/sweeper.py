@@ -4,16 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from romancy_nats.core.headers import KIND
+from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceStatus
 from romancy_nats.errors import RomancyError
-from romancy_nats.ports import Listed, Message
+from romancy_nats.ports import Listed, Message, Source
 
 if TYPE_CHECKING:
     from romancy_nats.runtime.engine import Engine
 
 _log = logging.getLogger("romancy.worker")
+_PATIENCE = 0.5
+"""Seconds that a published wake has before the sweeper takes over by itself; up to twice that: workers differ."""
+
+
+class OwnWake:
+    """Implements `ports.Delivery`: a resume that no queue holds. Its answers do nothing; the published one remains."""
+
+    def __init__(self, key: InstanceKey, now: float) -> None:
+        self.source = Source("", 0)
+        self.workflow = key.workflow
+        self.id = key.id
+        self.headers: Mapping[str, str] = {KIND: "resume"}
+        self.data = b""
+        self.deliveries = 1
+        self.time = int(now * 1_000_000)
+
+    def ack(self) -> None: ...
+    def nak(self, delay: float = 0.0) -> None: ...
+    def in_progress(self) -> None: ...
 
 
 class Sweeper:
@@ -32,9 +54,27 @@ class Sweeper:
 
     async def watch_deaths(self) -> None:
         """Look at once when a lease goes away."""
-        async for incarnation in self._engine.world.leases.deaths():
-            # One of the workers is enough, and all may try: the message id makes it one.
-            await self._sweep_guarded(incarnation)
+        async with asyncio.TaskGroup() as group:
+            async for incarnation in self._engine.world.leases.deaths():
+                # One of the workers is enough, and all may try: the message id makes it one.
+                await self._sweep_guarded(incarnation)
+                group.create_task(self._adopt_guarded(incarnation))
+
+    async def _adopt_guarded(self, incarnation: str) -> None:
+        """Take over what is still there after a while: its message may have gone to a worker that is frozen."""
+        await asyncio.sleep(_PATIENCE * (1.0 + self._engine.world.chance.number()))
+        try:
+            await self._adopt(incarnation)
+        except RomancyError as error:
+            _log.warning("a takeover was cut short (%s); redelivery makes up for it", error)
+
+    async def _adopt(self, incarnation: str) -> None:
+        for name in self._engine.workflows:
+            async for listed in self._engine.world.ledger.scan(name):
+                if listed.record.owner == incarnation and await self._needs_a_wake(listed, incarnation):
+                    self._engine.handle_soon(
+                        OwnWake(listed.key, self._engine.world.clock.now()), is_start=False
+                    )
 
     async def _sweep_guarded(self, only: str | None) -> None:
         try:
@@ -55,6 +95,9 @@ class Sweeper:
             return False
         if record.owner:
             return (only is None or record.owner == only) and not await self._is_alive(record.owner)
+        if only is None and record.status is InstanceStatus.QUEUED and record.commits:
+            # Let go by a drain. The message it was given back for may be gone: queues can be purged, the ledger not.
+            return True
         if only is not None or record.status is not InstanceStatus.STALLED:
             return False
         return bool(record.code) and record.code != self._engine.workflows[listed.key.workflow].code
