@@ -184,7 +184,7 @@ class Unclaimed(NamedTuple):
 
     token: str
     workflow: str
-    count: int
+    starts: int
 
 
 class Orphans(Protocol):

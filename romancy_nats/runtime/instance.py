@@ -401,6 +401,8 @@ class Instance:
         if timer is not None and timer.when() > self.owner.world.clock.now():
             self._arm(id)  # never early (L8): the loop's clock and the wall clock need not agree
         elif timer is not None:
+            # The clock may be set back before this is committed; a firing is never recorded as early.
+            self.last_time = max(self.last_time, round(timer.when() * _MICROSECONDS))
             self.give(TimerFired(id))
 
     # --- the end of the memory
