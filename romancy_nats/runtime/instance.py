@@ -163,10 +163,13 @@ class Instance:
         """The lease is good again after a doubtful while: begin what was held back (L10)."""
         if self.dropped or self._busy:
             return
+        owed = {command.id for command in self._batch if isinstance(command, ActivityScheduled)}
+        # An end that came in the doubtful while waits in the inbox: its activity is not to be run again.
+        ended = {e.id for e, _ in self._inbox if isinstance(e, ActivityCompleted | ActivityFailed)}
         for id in self.execution.activities:
-            if id not in self._attempts:
+            if id not in self._attempts and id not in owed | ended:
                 self._begin_activity(id)
-        if self._inbox:
+        if self._inbox or self._batch:
             self._turn()
 
     def _rule_broken(self) -> None:
@@ -408,7 +411,7 @@ class Instance:
     # --- the end of the memory
 
     async def come_to_a_stop(self, most: float) -> bool:
-        """Give up attempts and timers, record what has arrived, wait for the commit in flight; whether it is answered."""
+        """Give up attempts and timers, record what has arrived, wait for the commit in flight: is it answered?"""
         for attempts in list(self._attempts.values()):
             attempts.give_up()
         self._attempts.clear()
@@ -421,7 +424,15 @@ class Instance:
         while self._busy and not self.dropped and not self.rested.done() and waited < most:
             await asyncio.sleep(0.01)
             waited += 0.01
-        return not self._busy
+        if self._busy:
+            return False
+        self._busy = True  # the rest is being written: nothing else may be (L3)
+        return True
+
+    @property
+    def at_work(self) -> bool:
+        """Whether something is under way that can end by itself: an attempt, a commit, a step."""
+        return bool(self._attempts or self._inbox or self._busy)
 
     def drop(self) -> None:
         """Forget the instance: nothing of it begins or is committed any more; its messages are given back."""

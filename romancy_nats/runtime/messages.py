@@ -48,8 +48,12 @@ class Messages:
             return
         async with self._ownership.claiming(key):
             instance = self._engine.instances.get(key)
-            if instance is not None:
+            if instance is not None and not instance.stopping:
                 self._take(instance, delivery, kind)
+                return
+            if self._engine.draining:
+                # What it still holds can be cancelled; everything else is for the others.
+                delivery.nak()
                 return
             held = await read_record(self._engine.world, key)
             if held is None:

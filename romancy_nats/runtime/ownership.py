@@ -74,6 +74,7 @@ class Ownership:
         instance = await claim.load(engine, engine.execution(key, record.generation), record, revision)
         if record.owner != engine.lease.incarnation:
             # The lease was lost on the way: the record names a dead incarnation, which commits nothing (L10).
+            instance.drop()
             delivery.nak()
             return None
         engine.instances[key] = instance
@@ -81,9 +82,7 @@ class Ownership:
 
     def go_on(self, instance: Instance) -> None:
         """Let a loaded instance go on where its history ends."""
-        if instance.incarnation != self.engine.lease.incarnation:
-            self.engine.forget(instance)
-        elif instance.stalled is not None:
+        if instance.stalled is not None:
             self.engine.turn_over(instance)
         else:
             instance.take_up(instance.execution.owed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +13,8 @@ from romancy_nats.core.headers import ORIGIN_SEQUENCE, ORIGIN_STREAM
 from romancy_nats.ports import Source
 from romancy_nats.testing.memory import MemoryServer, MemoryWorld
 from romancy_nats.testing.memory.stream import StoredMessage, Stream
+from tests.simulation.record import Ledgerbook
+from tests.simulation.record import Ledgerbook
 
 
 @dataclass(slots=True)
@@ -131,3 +135,27 @@ class Evidence:
     def parked(self, source: Source, time: float) -> bool:
         """Whether a dead letter was written for it by then."""
         return self.letters.get(source, float("inf")) <= time
+
+
+def trace(server: MemoryServer, book: Ledgerbook, evidence: Evidence) -> str:
+    """One line for all that a run did: every record and commit byte for byte, every attempt, every message, all times."""
+    digest = hashlib.sha256()
+    for shard in server.shards:
+        digest.update(repr((shard.records, shard.commits)).encode())
+    attempts = [(a.id, a.activity_id, a.number, a.process, a.began, a.ended, a.value, a.error) for a in book.attempts]
+    seen = (evidence.published, evidence.removed, evidence.letters, evidence.lives, sorted(evidence.thaws))
+    boundaries = [(world.name, world.boundaries, world.crashed) for world in server.worlds]
+    digest.update(repr((attempts, seen, boundaries, server.loop.time())).encode())
+    return digest.hexdigest()
+
+
+def trace(server: MemoryServer, book: Ledgerbook, evidence: Evidence) -> str:
+    """One line for all that a run did: every record and commit byte for byte, every attempt, every message, all times."""
+    digest = hashlib.sha256()
+    for shard in server.shards:
+        digest.update(repr((shard.records, shard.commits)).encode())
+    attempts = [(a.id, a.activity_id, a.number, a.process, a.began, a.ended, a.value, a.error) for a in book.attempts]
+    seen = (evidence.published, evidence.removed, evidence.letters, evidence.lives, sorted(evidence.thaws))
+    boundaries = [(world.name, world.boundaries, world.crashed) for world in server.worlds]
+    digest.update(repr((attempts, seen, boundaries, server.loop.time())).encode())
+    return digest.hexdigest()

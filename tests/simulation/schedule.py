@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from romancy_nats.testing.memory import Faults, MemoryServer, MemoryWorld
 from romancy_nats.testing.virtual_time import VirtualTimeLoop, clear
 from tests.simulation.case import CONFLICT, Told
 from tests.simulation.checker import check
-from tests.simulation.evidence import Evidence
+from tests.simulation.evidence import Evidence, trace
 from tests.simulation.program import Program, interpreter, make
 from tests.simulation.record import Ledgerbook, Record
 
@@ -36,6 +37,7 @@ class Plan:
     cancels: list[float | None]
     rivals: list[float | None] = field(default_factory=list[float | None])
     purge_at: float | None = None
+    heal_after: float = LONGEST / 4
     crash_at: int | None = None
     scheduled: bool = True
 
@@ -51,6 +53,10 @@ class Report:
     attempts: int
     first_worker_boundaries: int
     told: list[Told] = field(default_factory=list[Told])
+    trace: str = ""
+    """A digest of all that happened: the same for the same seed, whatever ran before and however sets are ordered."""
+    trace: str = ""
+    """A digest of all that happened: the same for the same seed, whatever ran before and however sets are ordered."""
 
 
 def plan(seed: int) -> Plan:
@@ -69,7 +75,17 @@ def plan(seed: int) -> Plan:
     more = Random(f"{seed}/more")
     plan.rivals = [more.random() if more.random() < 0.15 else None for _ in programs]
     plan.purge_at = more.random() * 30 if more.random() < 0.1 else None
+    if more.random() < 0.25:
+        _storm(faults, more)
+        plan.heal_after = 120.0
     return plan
+
+
+def _storm(faults: Faults, dice: Random) -> None:
+    """Some faults at once and often: only so do they meet in one and the same moment."""
+    for name in dice.sample(sorted(_FAULTS), 3):
+        setattr(faults, name, _FAULTS[name] * 4)
+    faults.pause_for = 60.0
 
 
 _FAULTS = {
@@ -101,11 +117,16 @@ def _for_a_client(faults: Faults) -> Faults:
 def run(plan: Plan, around: Callable[[Engine], None] | None = None) -> Report:
     """Carry out a plan in virtual time and check it."""
     loop = VirtualTimeLoop(plan.seed if plan.scheduled else None, keep_order=True)
+    # Finalizers run when the collector says so, which depends on what ran before in this process.
+    collecting = gc.isenabled()
+    gc.disable()
     try:
         return loop.run_until_complete(_whole(loop, plan, around))
     finally:
         clear(loop)
         loop.close()
+        if collecting:
+            gc.enable()
 
 
 async def _whole(loop: VirtualTimeLoop, plan: Plan, around: Callable[[Engine], None] | None) -> Report:
@@ -153,7 +174,7 @@ class _Run:
                 users.append(asyncio.create_task(self._rival(each.rival, after)))
         if plan.purge_at is not None:
             self.server.after(plan.purge_at, self._purge)
-        await asyncio.wait(users, timeout=LONGEST / 4)
+        await asyncio.wait(users, timeout=plan.heal_after)
         plan.faults.heal()
         _, late = await asyncio.wait(users, timeout=LONGEST)
         for task in users:
@@ -167,9 +188,9 @@ class _Run:
         self.over = True
         found = await check(self.server, self.book, told, interpreter, self.evidence, plan.faults)
         violations = self.broken + found
-        return Report(
-            plan.seed, violations, plan.faults.fired, len(told), len(self.book.attempts), boundaries, told
-        )
+        attempts = len(self.book.attempts)
+        digest = trace(self.server, self.book, self.evidence)
+        return Report(plan.seed, violations, plan.faults.fired, len(told), attempts, boundaries, told, digest)
 
     async def _user(self, told: Told, cancel: float | None) -> None:
         """Start one instance twice over, perhaps cancel it, and wait for what becomes of it."""
