@@ -35,7 +35,9 @@ from romancy_nats.errors import (
     WorkflowTerminatedError,
 )
 from romancy_nats.ports import Message
+from romancy_nats.runtime.messages import ENDING_KINDS
 from romancy_nats.runtime.notices import Outcome, read_outcome
+from romancy_nats.runtime.rejection import end_unclaimed
 from romancy_nats.runtime.writing import read_commit, read_commits, read_record
 
 if TYPE_CHECKING:
@@ -222,6 +224,11 @@ class WorkflowHandle(Generic[R]):
         if record.status.ended:
             return False
         key = await self._key()
+        status = ENDING_KINDS.get(kind)
+        unclaimed = status if not record.created else None
+        if unclaimed is not None and await end_unclaimed(self._client.world, key, unclaimed, text):
+            # Decided here and now: a worker that appears next must not be faster than the message.
+            return True
         await self._client.send(Message(key, kind, text.encode(), self._client.world.chance.id()))
         return True
 
@@ -300,7 +307,7 @@ class WorkflowHandle(Generic[R]):
         """
         key = await self._key()
         own, news = self._own_start, self._notice.news
-        told = own is not None and not own.named
+        told = own is not None and not own.named and not self._retried
         follow = self._client.world.wire.follow
         unfollow = None if told else await follow(key, lambda _generation, _n: news.set())
         pause = _FIRST_LOOK_OF_OWN if told else _FIRST_PAUSE

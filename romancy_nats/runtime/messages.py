@@ -13,13 +13,14 @@ from romancy_nats.core.events import (
 )
 from romancy_nats.core.headers import KIND, MESSAGE_ID
 from romancy_nats.core.ids import InstanceKey
-from romancy_nats.core.record import InstanceRecord, InstanceStatus
+from romancy_nats.core.record import InstanceStatus
 from romancy_nats.errors import InvalidNameError
-from romancy_nats.ports import Delivery, Held, Refused
+from romancy_nats.ports import Delivery, Held
 from romancy_nats.runtime.claim import microseconds
 from romancy_nats.runtime.instance import HeldDelivery, Instance
 from romancy_nats.runtime.ownership import Ownership
-from romancy_nats.runtime.writing import read_commit, read_record, write_record
+from romancy_nats.runtime.rejection import end_unclaimed
+from romancy_nats.runtime.writing import read_commit, read_record
 
 _log = logging.getLogger("romancy.worker")
 ENDING_KINDS = {"cancel": InstanceStatus.CANCELLED, "terminate": InstanceStatus.TERMINATED}
@@ -64,15 +65,11 @@ class Messages:
     async def _nobody_there(self, key: InstanceKey, delivery: Delivery, kind: str) -> None:
         status = ENDING_KINDS.get(kind)
         if status is not None:
-            # The start that may still be queued will find this record, and never enter the body.
-            now = microseconds(self._engine)
             text = delivery.data.decode(errors="replace")
-            record = InstanceRecord(status=status, created=now, updated=now, ended=now, error=text)
-            reply = await write_record(self._engine.world, key, record, 0)
-            if isinstance(reply, Refused):
-                delivery.nak()
-            else:
+            if await end_unclaimed(self._engine.world, key, status, text):
                 delivery.ack()
+            else:
+                delivery.nak()
         elif microseconds(self._engine) - delivery.time > _LONGEST_WAIT:
             await self._ownership.park(
                 delivery, f"InstanceNotFoundError: no instance {key.id!r} within a day"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,8 +49,9 @@ async def check(
     workflow: Workflow[..., Any],
     evidence: Evidence,
     faults: Faults,
+    reached: Counter[str],
 ) -> list[str]:
-    """All violations of a run, in words."""
+    """All violations of a run, in words; what the run came to is counted in `reached`."""
     found: list[str] = []
     conflicts = 0
     for each in told:
@@ -60,6 +62,10 @@ async def check(
         conflicts += _rivals(case)
         check_case(case, workflow)
         found += case.found
+        reached.update(type(placed.event).__name__ for placed in case.events)
+        reached["takeover"] += len({v.record.owner for v in case.versions if v.record.owner}) > 1
+        reached["conflict"] += told_of_conflict(each)
+        reached["cancelled before its start"] += not case.commits
     for stream in (server.start_stream, server.messages_stream):
         if stream.messages:
             found.append(f"{stream.name} still holds {len(stream.messages)} messages: {list(stream.messages.values())[:2]}")
@@ -70,6 +76,11 @@ async def check(
         if len(lived) != len(set(lived)):
             found.append("a lease key was created twice (L4)")
     return found
+
+
+def told_of_conflict(told: Told) -> bool:
+    """Whether one of two starts that differ was a conflict."""
+    return CONFLICT in (told.outcome, told.rival.outcome if told.rival is not None else "")
 
 
 def _rivals(case: Case) -> int:

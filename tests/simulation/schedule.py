@@ -39,6 +39,7 @@ class Plan:
     purge_at: float | None = None
     heal_after: float = LONGEST / 4
     crash_at: int | None = None
+    crash_slot: int = 0
     scheduled: bool = True
 
 
@@ -51,8 +52,10 @@ class Report:
     fired: Counter[str]
     instances: int
     attempts: int
-    first_worker_boundaries: int
+    boundaries: list[int]
+    """How many boundaries the first process of each slot passed."""
     told: list[Told] = field(default_factory=list[Told])
+    reached: Counter[str] = field(default_factory=Counter[str])
     trace: str = ""
     """A digest of all that happened: the same for the same seed, whatever ran before and however sets are ordered."""
     trace: str = ""
@@ -63,7 +66,7 @@ def plan(seed: int) -> Plan:
     """A random plan: each run leans on some of the faults, so that none hides behind the others."""
     dice = Random(seed)
     faults = Faults(seed=seed, latency=dice.choice([0.0, 0.01, 0.3]))
-    for name, most in _FAULTS.items():
+    for name, most in FAULTS.items():
         if dice.random() < 0.35:
             setattr(faults, name, most * dice.random())
     if dice.random() < 0.2:
@@ -83,12 +86,12 @@ def plan(seed: int) -> Plan:
 
 def _storm(faults: Faults, dice: Random) -> None:
     """Some faults at once and often: only so do they meet in one and the same moment."""
-    for name in dice.sample(sorted(_FAULTS), 3):
-        setattr(faults, name, _FAULTS[name] * 4)
+    for name in dice.sample(sorted(FAULTS), 3):
+        setattr(faults, name, FAULTS[name] * 4)
     faults.pause_for = 60.0
 
 
-_FAULTS = {
+FAULTS = {
     "lost_ack": 0.05,
     "committed_error": 0.05,
     "late_write": 0.03,
@@ -184,13 +187,15 @@ class _Run:
             elif (error := task.exception()) is not None:
                 self.broken.append(f"a user met {error!r}")
         await self._drained()
-        boundaries = self.worlds[0].boundaries
+        first = {world.name: world.boundaries for world in self.worlds}
+        boundaries = [first.get(f"w{slot}.1", 0) for slot in range(plan.workers)]
         self.over = True
-        found = await check(self.server, self.book, told, interpreter, self.evidence, plan.faults)
+        reached: Counter[str] = Counter()
+        found = await check(self.server, self.book, told, interpreter, self.evidence, plan.faults, reached)
         violations = self.broken + found
         attempts = len(self.book.attempts)
         digest = trace(self.server, self.book, self.evidence)
-        return Report(plan.seed, violations, plan.faults.fired, len(told), attempts, boundaries, told, digest)
+        return Report(plan.seed, violations, plan.faults.fired, len(told), attempts, boundaries, told, reached, digest)
 
     async def _user(self, told: Told, cancel: float | None) -> None:
         """Start one instance twice over, perhaps cancel it, and wait for what becomes of it."""
@@ -221,6 +226,7 @@ class _Run:
         """Start the same id with another program at about the same time: one of the two is a conflict."""
         world = self.server.world(f"rival-{told.id}", faults=_for_a_client(self.plan.faults))
         await asyncio.sleep(self.begins[told.id] + after - 0.5)
+        self.plan.faults.fired["rival"] += 1
         handle = await self._start(Client(world), told)
         if handle is not None:
             await self._wait(handle, told)
@@ -271,7 +277,7 @@ class _Run:
             name = f"w{number}.{life}"
             skew = self.dice.uniform(-2, 2) if self.plan.faults.clock_jump else 0.0
             world = self.server.world(name, faults=self.plan.faults, skew=skew)
-            if life == 1 and number == 0 and self.plan.crash_at is not None:
+            if life == 1 and number == self.plan.crash_slot and self.plan.crash_at is not None:
                 world.crash_after(self.plan.crash_at)
             self.worlds.append(world)
             self.evidence.watch_process(world)
