@@ -41,6 +41,7 @@ from romancy_nats.runtime.writing import read_commit, write_record
 _log = logging.getLogger("romancy.worker")
 _MICROSECONDS = 1_000_000
 _ROOM = 40_000
+_AFTER_A_REFUSAL = 5.0
 
 
 class Owner(Protocol):
@@ -332,6 +333,9 @@ class Instance:
                     self._committed()
                 elif not self.dropped:
                     _log.warning("%r: commit %d was refused (%s)", self.key, self._sent.n, reply)
+                    if reply.why is Refusal.OTHER:
+                        # A full disk, say: whoever loads it anew does its activities again, so not in a hot loop.
+                        await asyncio.sleep(_AFTER_A_REFUSAL)
                     self.owner.memory_lost(self)
                 return
             sent_before = True

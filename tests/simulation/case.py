@@ -86,9 +86,7 @@ class Case:
         self.found.append(f"{self.told.id}: {text}")
 
 
-def collect(
-    server: MemoryServer, book: Ledgerbook, told: Told, workflow: str, evidence: Evidence
-) -> Case:
+def collect(server: MemoryServer, book: Ledgerbook, told: Told, workflow: str, evidence: Evidence) -> Case:
     """The case of one instance."""
     key = InstanceKey(workflow, told.id)
     shard = server.shards[key.shard(len(server.shards))]

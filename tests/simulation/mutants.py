@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from pytest import MonkeyPatch
@@ -30,6 +30,17 @@ from romancy_nats.runtime.writing import read_record
 from romancy_nats.testing.memory.ledger import Shard
 
 Patch = MonkeyPatch
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One guard taken out; a seed that shows it; the faults to lean on; and words of the rule that has to see it."""
+
+    law: str
+    change: Callable[[Patch], None]
+    seed: int
+    seen: str
+    lean: dict[str, float] = field(default_factory=dict[str, float])
 
 
 # --- L1, L2, L3: one writer, commit before effect, unanswered is unknown
@@ -180,18 +191,6 @@ def rest_without_cas(patch: Patch) -> None:
             await asyncio.sleep(0.05)
 
     patch.setattr(rest_module, "write_record", blind)
-
-
-def own_name_is_adopted(patch: Patch) -> None:
-    """A record that bears the own name is taken for ours without a claim."""
-    take_over = claim_module.take_over
-
-    async def adopt(owner: Any, key: Any, held: Any) -> Any:
-        if held.record.owner == owner.lease.incarnation:
-            return held.record, held.revision
-        return await take_over(owner, key, held)
-
-    patch.setattr(claim_module, "take_over", adopt)
 
 
 def load_before_claim(patch: Patch) -> None:
@@ -424,7 +423,11 @@ def completion_recorded_twice(patch: Patch) -> None:
     encode = instance_module.encode_commit
 
     def twice(id: str, incarnation: str, fence: int, time: int, events: Any, open: bool = False) -> bytes:
-        doubled = [e for event in events for e in ([event, event] if isinstance(event, ActivityCompleted) else [event])]
+        doubled = [
+            e
+            for event in events
+            for e in ([event, event] if isinstance(event, ActivityCompleted) else [event])
+        ]
         return encode(id, incarnation, fence, time, doubled, open)
 
     patch.setattr(instance_module, "encode_commit", twice)
@@ -513,49 +516,88 @@ def ended_is_begun_again(patch: Patch) -> None:
     patch.setattr(Instance, "poke", poke)
 
 
-MUTANTS: dict[Callable[[Patch], None], str] = {
-    commit_not_fenced: "L1",
-    message_claims_before_the_first_commit: "L1",
-    conflict_is_joined: "L1",
-    conflict_runs: "L1",
-    effects_before_commit: "L2",
-    refused_commit_counts: "L3",
-    unanswered_counts_as_stored: "L3",
-    resent_under_another_number: "L3",
-    any_stored_commit_is_ours: "L3",
-    refused_record_counts_as_ours: "L3",
-    claim_without_cas: "L4",
-    rest_without_cas: "L4",
-    own_name_is_adopted: "L4",
-    load_before_claim: "L4",
-    replica_is_believed: "L4",
-    owner_is_not_asked: "L4",
-    incarnation_used_again: "L4",
-    lost_lease_drops_nothing: "L4",
-    ack_on_arrival: "L5",
-    ack_at_the_commit: "L5",
-    ack_while_it_runs: "L5",
-    refused_rest_counts: "L5",
-    forward_is_believed: "L5",
-    message_taken_twice: "L5",
-    no_sweeper: "L6",
-    sweeper_forgets_what_was_let_go: "L6",
-    late_completion_counts: "L7",
-    time_runs_backwards: "L8",
-    timer_early: "L8",
-    firing_recorded_early: "L8",
-    lease_always_valid: "L10",
-    nothing_held_back_is_begun: "L10",
-    pending_not_begun_again: "L5",
-    abandoned_goes_on: "L2",
-    completion_recorded_twice: "L7",
-    one_attempt_too_few: "retry",
-    one_attempt_too_many: "retry",
-    compensations_forward: "saga",
-    one_compensation_forgotten: "saga",
-    failed_is_compensated: "saga",
-    compensations_not_awaited: "saga",
-    client_takes_silence_for_yes: "L9",
-    client_waits_for_news_only: "L9",
-    ended_is_begun_again: "L10",
-}
+def both(*changes: Callable[[Patch], None]) -> Callable[[Patch], None]:
+    """Two guards taken out at once: where one alone is covered by the other."""
+
+    def change(patch: Patch) -> None:
+        for each in changes:
+            each(patch)
+
+    change.__name__ = " and ".join(each.__name__ for each in changes)
+    return change
+
+
+MUTANTS = (
+    Mutant("L1", commit_not_fenced, 0, "", {}),
+    Mutant("L1", message_claims_before_the_first_commit, 0, "", {}),
+    Mutant("L1", conflict_is_joined, 0, "", {}),
+    Mutant("L1", conflict_runs, 0, "", {}),
+    Mutant("L2", effects_before_commit, 0, "", {}),
+    Mutant(
+        "L2",
+        abandoned_goes_on,
+        0,
+        "",
+        {
+            "lost_ack": 0,
+            "committed_error": 0,
+            "late_write": 0,
+            "lost_write": 0,
+            "no_responders": 0,
+            "outage": 0,
+            "pause": 0,
+            "slow": 0,
+        },
+    ),
+    Mutant(
+        "L3",
+        both(refused_commit_counts, lease_always_valid),
+        0,
+        "",
+        {"pause": 0.1, "pause_for": 60, "no_responders": 0.2, "crash": 0},
+    ),
+    Mutant("L3", unanswered_counts_as_stored, 0, "", {}),
+    Mutant("L3", resent_under_another_number, 0, "", {}),
+    Mutant(
+        "L3",
+        both(any_stored_commit_is_ours, lease_always_valid),
+        0,
+        "",
+        {"pause": 0.1, "pause_for": 60, "no_responders": 0.2, "crash": 0},
+    ),
+    Mutant("L3", refused_record_counts_as_ours, 0, "", {}),
+    Mutant("L4", claim_without_cas, 0, "", {}),
+    Mutant("L4", rest_without_cas, 0, "", {}),
+    Mutant("L4", load_before_claim, 0, "", {}),
+    Mutant(
+        "L4", replica_is_believed, 0, "", {"stale_read": 0.5, "stale_by": 30, "replicas": 3, "crash": 0.02}
+    ),
+    Mutant("L4", owner_is_not_asked, 0, "", {}),
+    Mutant("L4", incarnation_used_again, 0, "", {"lost_ack": 0.2}),
+    Mutant("L4", lost_lease_drops_nothing, 0, "", {"lost_ack": 0.2, "late_expiry": 0, "clock_jump": 0}),
+    Mutant("L5", ack_on_arrival, 0, "", {}),
+    Mutant("L5", ack_at_the_commit, 0, "", {}),
+    Mutant("L5", ack_while_it_runs, 0, "", {}),
+    Mutant("L5", refused_rest_counts, 0, "", {"pause": 0.2, "pause_for": 60, "latency": 0.3, "crash": 0.05}),
+    Mutant("L5", forward_is_believed, 0, "", {}),
+    Mutant("L5", message_taken_twice, 0, "", {}),
+    Mutant("L6", no_sweeper, 0, "", {}),
+    Mutant("L6", sweeper_forgets_what_was_let_go, 0, "", {"purge_at": 5, "crash": 0.05}),
+    Mutant("L7", late_completion_counts, 0, "", {}),
+    Mutant("L7", completion_recorded_twice, 0, "", {}),
+    Mutant("L7", pending_not_begun_again, 0, "", {}),
+    Mutant("L8", time_runs_backwards, 0, "", {}),
+    Mutant("L8", timer_early, 0, "", {}),
+    Mutant("L8", firing_recorded_early, 0, "", {"clock_jump": 0.05, "latency": 0.3}),
+    Mutant("L10", lease_always_valid, 0, "", {"pause": 0.1, "pause_for": 60}),
+    Mutant("L10", nothing_held_back_is_begun, 0, "", {"pause": 0.1, "pause_for": 20, "latency": 0.3}),
+    Mutant("L10", ended_is_begun_again, 0, "", {"pause": 0.1, "pause_for": 20, "latency": 0.3}),
+    Mutant("retry", one_attempt_too_few, 0, "", {}),
+    Mutant("retry", one_attempt_too_many, 0, "", {}),
+    Mutant("saga", compensations_forward, 0, "", {}),
+    Mutant("saga", one_compensation_forgotten, 0, "", {}),
+    Mutant("saga", failed_is_compensated, 0, "", {}),
+    Mutant("saga", compensations_not_awaited, 0, "", {}),
+    Mutant("L9", client_takes_silence_for_yes, 0, "", {}),
+    Mutant("L9", client_waits_for_news_only, 0, "", {}),
+)

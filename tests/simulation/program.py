@@ -6,7 +6,15 @@ import asyncio
 from random import Random
 from typing import Any
 
-from romancy_nats import RetryPolicy, TerminalError, WorkflowContext, activity, activity_context, compensation, workflow
+from romancy_nats import (
+    RetryPolicy,
+    TerminalError,
+    WorkflowContext,
+    activity,
+    activity_context,
+    compensation,
+    workflow,
+)
 from tests.simulation.record import Record
 
 Program = list[Any]
@@ -71,7 +79,9 @@ async def _run(ctx: WorkflowContext, op: list[Any]) -> list[str]:
         case ["seq", ops]:
             return [value for each in ops for value in await _run(ctx, each)]
         case ["par", ops]:
-            return [value for some in await asyncio.gather(*(_run(ctx, each) for each in ops)) for value in some]
+            return [
+                value for some in await asyncio.gather(*(_run(ctx, each) for each in ops)) for value in some
+            ]
         case ["group", ops]:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(_run(ctx, each)) for each in ops]
@@ -135,7 +145,9 @@ class _Maker:
 
     def _act(self) -> list[Any]:
         self._labels += 1
-        mode = self._dice.choices(["ok", "flaky1", "flaky2", "flaky9", "fatal", "stubborn"], [20, 3, 2, 1, 1, 1])[0]
+        mode = self._dice.choices(
+            ["ok", "flaky1", "flaky2", "flaky9", "fatal", "stubborn"], [20, 3, 2, 1, 1, 1]
+        )[0]
         seconds = self._dice.choices([0.0, 0.05, 1.0, 8.0], [6, 6, 3, 1])[0]
         kind = self._dice.choices(["work", "plain", "limited"], [5, 3, 1])[0]
         return ["act", kind, f"{self._labels}", mode, seconds]

@@ -21,7 +21,9 @@ from tests.simulation.evidence import Evidence, trace
 from tests.simulation.program import Program, interpreter, make
 from tests.simulation.record import Ledgerbook, Record
 
-TUNING = Tuning(lease_ttl=15.0, ack_wait=16.0, sweep_every=60.0, grace=5.0, forward_timeout=4.0, max_takeovers=1_000_000)
+TUNING = Tuning(
+    lease_ttl=15.0, ack_wait=16.0, sweep_every=60.0, grace=5.0, forward_timeout=4.0, max_takeovers=1_000_000
+)
 LONGEST = 3_600.0
 
 
@@ -84,6 +86,14 @@ def plan(seed: int) -> Plan:
     return plan
 
 
+def leaning(seed: int, **faults: float) -> Plan:
+    """The plan of a seed with some faults set: `replicas` and `purge_at` too."""
+    found = plan(seed)
+    for name, value in faults.items():
+        setattr(found if hasattr(found, name) else found.faults, name, value)
+    return found
+
+
 def _storm(faults: Faults, dice: Random) -> None:
     """Some faults at once and often: only so do they meet in one and the same moment."""
     for name in dice.sample(sorted(FAULTS), 3):
@@ -117,14 +127,24 @@ def _for_a_client(faults: Faults) -> Faults:
     return spared
 
 
-def run(plan: Plan, around: Callable[[Engine], None] | None = None) -> Report:
-    """Carry out a plan in virtual time and check it."""
+@dataclass(slots=True)
+class Finished:
+    """A run that is over and not yet checked."""
+
+    server: MemoryServer
+    book: Ledgerbook
+    evidence: Evidence
+    told: list[Told]
+
+
+def run(plan: Plan, plant: Callable[[Finished], None] | None = None) -> Report:
+    """Carry out a plan in virtual time and check it; `plant` may spoil what the checker gets to see."""
     loop = VirtualTimeLoop(plan.seed if plan.scheduled else None, keep_order=True)
     # Finalizers run when the collector says so, which depends on what ran before in this process.
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return loop.run_until_complete(_whole(loop, plan, around))
+        return loop.run_until_complete(_whole(loop, plan, plant))
     finally:
         clear(loop)
         loop.close()
@@ -132,8 +152,8 @@ def run(plan: Plan, around: Callable[[Engine], None] | None = None) -> Report:
             gc.enable()
 
 
-async def _whole(loop: VirtualTimeLoop, plan: Plan, around: Callable[[Engine], None] | None) -> Report:
-    return await _Run(loop, plan, around).whole()
+async def _whole(loop: VirtualTimeLoop, plan: Plan, plant: Callable[[Finished], None] | None) -> Report:
+    return await _Run(loop, plan, plant).whole()
 
 
 def _where(task: asyncio.Task[None]) -> list[str]:
@@ -149,9 +169,9 @@ def _where(task: asyncio.Task[None]) -> list[str]:
 
 
 class _Run:
-    def __init__(self, loop: VirtualTimeLoop, plan: Plan, around: Callable[[Engine], None] | None) -> None:
+    def __init__(self, loop: VirtualTimeLoop, plan: Plan, plant: Callable[[Finished], None] | None) -> None:
         self.plan = plan
-        self.around = around
+        self.plant = plant
         self.server = MemoryServer(seed=plan.seed, shards=2, replicas=plan.replicas, ack_wait=TUNING.ack_wait)
         self.evidence = Evidence(self.server)
         self.evidence.watch()
@@ -190,12 +210,16 @@ class _Run:
         first = {world.name: world.boundaries for world in self.worlds}
         boundaries = [first.get(f"w{slot}.1", 0) for slot in range(plan.workers)]
         self.over = True
+        if self.plant is not None:
+            self.plant(Finished(self.server, self.book, self.evidence, told))
         reached: Counter[str] = Counter()
         found = await check(self.server, self.book, told, interpreter, self.evidence, plan.faults, reached)
         violations = self.broken + found
         attempts = len(self.book.attempts)
         digest = trace(self.server, self.book, self.evidence)
-        return Report(plan.seed, violations, plan.faults.fired, len(told), attempts, boundaries, told, reached, digest)
+        return Report(
+            plan.seed, violations, plan.faults.fired, len(told), attempts, boundaries, told, reached, digest
+        )
 
     async def _user(self, told: Told, cancel: float | None) -> None:
         """Start one instance twice over, perhaps cancel it, and wait for what becomes of it."""
@@ -287,8 +311,6 @@ class _Run:
     async def _live(self, world: MemoryWorld, name: str) -> None:
         engine = Engine(world, [interpreter], replace(TUNING, label=name))
         engine.workshop.state = Record(self.book, name)
-        if self.around is not None:
-            self.around(engine)
         task = world.spawn(self._engine(world, engine))
         if self.dice.random() < 0.3:
             world.spawn(self._drain(engine, self.dice.random() * 40))

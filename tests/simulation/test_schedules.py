@@ -20,7 +20,10 @@ PROGRAMS: dict[str, tuple[list[object], float | None]] = {
         None,
     ),
     "cancel in flight": (
-        [["act", "work", "reserve", "ok", 0.1], ["cleanup", ["act", "work", "ship", "ok", 8.0], ["act", "plain", "tidy", "ok", 0.1]]],
+        [
+            ["act", "work", "reserve", "ok", 0.1],
+            ["cleanup", ["act", "work", "ship", "ok", 8.0], ["act", "plain", "tidy", "ok", 0.1]],
+        ],
         7.0,
     ),
     "in parallel": (
