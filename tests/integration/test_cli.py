@@ -475,9 +475,14 @@ def test_what_a_drained_worker_lets_go_another_goes_on_with(own: Cli) -> None:
 def test_sigterm_while_it_connects_ends_the_worker(own: Cli) -> None:
     own.env["ROMANCY_NATS_URL"] = "nats://127.0.0.1:1"
     (own.directory / "shop.py").write_text(APP + 'print("imported", flush=True)\n', encoding="utf-8")
+    # On a busy machine it may have given up connecting, which is exit code 4, before it could be told.
+    assert 0 in [_told_while_it_connects(own) for _ in range(3)]
+
+
+def _told_while_it_connects(own: Cli) -> int:
     with own.running("worker", "shop:app", ready="imported") as process:
         until(lambda: process.process.poll() is not None or _handles_sigterm(process.process.pid))
-        assert process.terminate() == 0
+        return process.terminate()
 
 
 def _handles_sigterm(pid: int) -> bool:

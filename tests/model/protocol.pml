@@ -28,6 +28,17 @@
 #define END 32
 #define BIT(m) (1 << (m))
 
+/* The workflow: an activity and a message, in either order; a cancel ends it at once. */
+#ifdef MESSAGE_FIRST
+#define BEGINS(what) (what & MESSAGED)
+#define WAITS(what) ((what & STARTED) && !(what & (MESSAGED | END)))
+#define ENDS(what) ((what & CANCELLED) || (what & DONE))
+#else
+#define BEGINS(what) (what & STARTED)
+#define WAITS(what) ((what & DONE) && !(what & END))
+#define ENDS(what) ((what & CANCELLED) || ((what & DONE) && ((what & MESSAGED) || !(MESSAGES & MESSAGED))))
+#endif
+
 /* Status of the record. */
 #define NONE 0
 #define RUNNING 1
@@ -67,7 +78,10 @@ bool alive[INCARNATIONS + 1];
 bool available[4], acked[4];
 byte parked[4];      /* bit w: worker w pulled it and nothing has changed since: to pull it again would change nothing */
 
-/* --- writes that nobody waits for any more: 1 a commit, 2 a record */
+/* --- writes that nobody waits for any more */
+#define COMMIT 1
+#define REST 2
+#define CLAIM 3
 byte late_kind[LATE], late_at[LATE], late_fence[LATE], late_what[LATE], late_by[LATE], late_extra[LATE];
 
 /* --- a worker */
@@ -102,13 +116,15 @@ bool mailbox;
 byte swept;
 #endif
 
-hidden byte i_, j_, x_, y_, n_;
+/* What a step still has to do before it is over; one atomic step, written once (see `worker`). */
+bool to_look, to_turn, to_settle, to_drop;
+byte l_about, l_for;
+byte i_, j_, x_, y_;
 
 #define BUSY(w) (c_reply[w] != UNSENT || r_reply[w] != UNSENT)
 #define STEPPED(w) (m_what[w] | (c_reply[w] != UNSENT -> c_what[w] : 0))
 #define AT_REST (rec_owner == 0 && rec_commits > 0 && rec_status != QUEUED)
-#define WAITS(what) ((what & DONE) && !(what & END))
-#ifdef MUTANT_MEMORY_OF_THE_DEAD
+#if defined(MUTANT_MEMORY_OF_THE_DEAD) || defined(MUTANT_COMMIT_UNDER_DEAD_LEASE)
 #define LIVES(w) true
 #else
 #define LIVES(w) (m_by[w] == name[w] && !taking[w])
@@ -256,8 +272,8 @@ inline drop(w) {
   }
   answer_forwards(w, 0);
   if
-  :: c_reply[w] == SENT -> maybe_late(1, c_at[w], c_fence[w], c_what[w], m_by[w], 0)
-  :: r_reply[w] == SENT -> maybe_late(2, r_at[w], 0, r_status[w], m_by[w], m_commits[w])
+  :: c_reply[w] == SENT -> maybe_late(COMMIT, c_at[w], c_fence[w], c_what[w], m_by[w], 0)
+  :: r_reply[w] == SENT -> maybe_late(REST, r_at[w], 0, r_status[w], m_by[w], m_commits[w])
   :: else -> skip
   fi;
   forget(w)
@@ -268,14 +284,14 @@ inline send_commit(w) {
   x_ = inbox[w] & ~m_what[w]; inbox[w] = 0;
   y_ = m_what[w] | x_;
   if
-  :: (y_ & CANCELLED) || ((y_ & DONE) && ((y_ & MESSAGED) || !(MESSAGES & MESSAGED))) -> x_ = x_ | END
+  :: ENDS(y_) -> x_ = x_ | END
   :: else -> skip
   fi;
   assert(m_by[w] == name[w] && valid[w] && !taking[w]);  /* L10 */
   c_reply[w] = SENT; c_at[w] = m_commits[w] + 1; c_fence[w] = m_fence[w]; c_what[w] = x_; c_again[w] = false;
 #ifdef MUTANT_ACTIVITY_BEFORE_COMMIT
   if
-  :: x_ & STARTED -> activity[w] = 1
+  :: BEGINS(x_) -> activity[w] = 1
   :: else -> skip
   fi;
 #endif
@@ -286,13 +302,13 @@ inline send_commit(w) {
 inline settle(w) {
 #ifdef MUTANT_WAKE_ONLY_IF_IDLE
   if
-  :: mailbox && !(m_what[w] & END) -> inbox[w] = inbox[w] | MESSAGED; acked[MESSAGE] = true; mailbox = false
+  :: mailbox && valid[w] && !(m_what[w] & END) -> inbox[w] = inbox[w] | MESSAGED; acked[MESSAGE] = true; mailbox = false
   :: else -> skip
   fi;
 #endif
 #ifdef LOOK_AGAIN
   if
-  :: available[MESSAGE] && !draining[w] -> available[MESSAGE] = false;
+  :: available[MESSAGE] && !draining[w] && valid[w] -> available[MESSAGE] = false;
     held[w] = held[w] | MESSAGED; inbox[w] = inbox[w] | (MESSAGED & ~m_what[w])
   :: else -> skip
   fi;
@@ -309,7 +325,7 @@ inline settle(w) {
 /* `Instance._turn`: step and commit, or see whether to rest. */
 inline turn(w) {
   if
-  :: mem[w] && !BUSY(w) && valid[w] && LIVES(w) ->
+  :: mem[w] && !BUSY(w) && ((valid[w] && LIVES(w)) || to_settle) ->
     if
     :: (inbox[w] & ~m_what[w]) && !(m_what[w] & END) -> send_commit(w)
     :: else -> settle(w)
@@ -321,7 +337,7 @@ inline turn(w) {
 /* Begin what is committed and pending. The effect itself begins a moment later, see `begins`. */
 inline begin_pending(w) {
   if
-  :: (m_what[w] & STARTED) && !((m_what[w] | inbox[w]) & (DONE | END)) && activity[w] == 0 &&
+  :: BEGINS(m_what[w]) && !((m_what[w] | inbox[w]) & (DONE | END)) && activity[w] == 0 &&
      valid[w] && LIVES(w) -> activity[w] = 1
   :: else -> skip
   fi
@@ -383,7 +399,7 @@ inline claim(w, m, f) {
 #ifdef MUTANT_ADOPT_OWN_NAME
   :: rec_owner == name[w] ->
     mem[w] = true; m_by[w] = name[w]; m_fence[w] = rec_revision; m_commits[w] = commits; m_what[w] = all;
-    take(w, m, f); begin_pending(w); turn(w)
+    take(w, m, f); begin_pending(w); to_turn = true
 #endif
 #ifndef MUTANT_TAKE_FROM_THE_LIVING
   :: rec_owner != 0 && rec_owner != name[w] && alive[rec_owner] ->
@@ -426,7 +442,7 @@ inline look(w, m, f) {
   :: !valid[w] || draining[w] -> refuse(w, m, f)
   :: valid[w] && !draining[w] && mem[w] ->
     take(w, m, f);
-    turn(w)
+    to_turn = true
   :: valid[w] && !draining[w] && !mem[w] && rec_revision == 0 ->
     if
     :: m == START -> send_record(w, CREATING, m, f, 0, 0, RUNNING)
@@ -439,7 +455,6 @@ inline look(w, m, f) {
 
 /* The claim is ours: load (or take from the cache), take the message, go on. */
 inline owned(w) {
-  n_ = 0;
   if
 #ifdef MUTANT_MEMORY_OF_THE_DEAD
   :: false -> skip
@@ -472,14 +487,9 @@ inline owned(w) {
 #endif
     take(w, about[w], asked_by[w]);
     begin_pending(w);
-    n_ = 1
+    to_turn = true
   fi;
   free_handler(w);
-  if
-  :: n_ == 1 -> turn(w)
-  :: else -> skip
-  fi;
-  n_ = 0;
   changed()
 }
 
@@ -491,7 +501,7 @@ inline record_answered(w) {
   fi;
   if
   :: h_reply[w] != OK && doing[w] == CREATING ->
-    x_ = asked_by[w]; free_handler(w); decide(w, START, x_); x_ = 0
+    l_for = asked_by[w]; l_about = START; to_look = true; free_handler(w)
   :: h_reply[w] != OK && doing[w] != CREATING -> refuse(w, about[w], asked_by[w]); free_handler(w)
   :: h_reply[w] == OK && doing[w] == ENDING -> confirm(about[w], asked_by[w], w); free_handler(w)
   :: else -> owned(w)
@@ -515,7 +525,7 @@ inline commit_is_written(w) {
   }
 #endif
   begin_pending(w);
-  turn(w)
+  to_turn = (inbox[w] != 0); to_settle = !to_turn
 }
 
 inline commit_answered(w) {
@@ -533,7 +543,7 @@ inline commit_answered(w) {
   :: c_reply[w] == STALE || c_reply[w] == OTHER ->  /* read the tail and try again, blindly */
     m_fence[w] = rec_revision; c_fence[w] = rec_revision; c_at[w] = commits + 1; c_reply[w] = SENT
 #endif
-  :: else -> drop(w)
+  :: else -> to_drop = true
   fi
 }
 
@@ -567,8 +577,14 @@ inline rest_answered(w) {
     fi;
 #endif
     answer_by_rest(w);
+#ifdef MUTANT_LET_GO_UNANSWERED
+    if  /* sent again, under the revision that the rest has given */
+    :: c_reply[w] == SENT -> maybe_late(COMMIT, c_at[w], r_at[w] + 1, c_what[w], m_by[w], 0)
+    :: else -> skip
+    fi;
+#endif
     forget(w)
-  :: else -> drop(w)
+  :: else -> to_drop = true
   fi
 }
 
@@ -596,7 +612,7 @@ inline die(w) {
   fi;
   if
   :: h_reply[w] == SENT ->
-    maybe_late((doing[w] == ENDING -> 3 : 4), h_at[w], 0, h_status[w], h_by[w], h_commits[w])
+    maybe_late(CLAIM, h_at[w], 0, h_status[w], h_by[w], h_commits[w])
   :: else -> skip
   fi;
   f_state[w] = 0; f_to[w] = 0; f_answer[w] = 0;
@@ -604,7 +620,7 @@ inline die(w) {
 #ifdef CACHE
   cached[w] = false; k_revision[w] = 0; k_commits[w] = 0; k_what[w] = 0;
 #endif
-  drop(w);
+  to_drop = true;
   up[w] = false; valid[w] = false; taking[w] = false
 }
 
@@ -614,112 +630,126 @@ inline new_name(w) {
   changed()
 }
 
+/* `Engine._lease_regained`, `Instance.poke`: what was held back begins, what has arrived is stepped. */
+inline poke(w) {
+  if
+  :: mem[w] && !BUSY(w) ->
+    begin_pending(w);
+#ifdef MUTANT_POKE_ONLY_FOR_MESSAGES
+    to_turn = (inbox[w] != 0)
+#else
+    to_turn = true
+#endif
+  :: else -> skip
+  fi
+}
+
 inline pulls(w, m) {
   available[m] = false; parked[m] = parked[m] | BIT(w);
-  look(w, m, 0)
+  l_about = m; l_for = 0; to_look = true
 }
 
 #define CAN_PULL(w, m) (up[w] && !draining[w] && doing[w] == FREE && available[m] && !(parked[m] & BIT(w)))
+#define ASKS(f, w) (f != w && up[w] && doing[w] == FREE && f_state[f] == ASKED && f_to[f] == w)
 
+/* A step is one `::` below and then whatever of look, drop and turn it calls for: nothing comes in between, for all of it
+   is synchronous code between two awaits. */
 proctype worker(byte w) {
   atomic { new_name(w) };
 end:
   do
-  /* messages, pulled and forwarded */
-  :: atomic { CAN_PULL(w, START) -> pulls(w, START) }
-  :: atomic { CAN_PULL(w, MESSAGE) -> pulls(w, MESSAGE) }
-  :: atomic { CAN_PULL(w, CANCEL) -> pulls(w, CANCEL) }
-  :: atomic { CAN_PULL(w, RESUME) -> pulls(w, RESUME) }
-  :: atomic { up[w] && doing[w] == FREE && f_state[(w + 1) % NW] == ASKED && f_to[(w + 1) % NW] == w && (w + 1) % NW != w
-       -> n_ = (w + 1) % NW; look(w, about[n_], n_ + 1); n_ = 0 }
+  :: atomic {
+    if
+    /* messages, pulled and forwarded */
+    :: CAN_PULL(w, START) -> pulls(w, START)
+    :: CAN_PULL(w, MESSAGE) -> pulls(w, MESSAGE)
+    :: CAN_PULL(w, CANCEL) -> pulls(w, CANCEL)
+#ifdef SWEEPER
+    :: CAN_PULL(w, RESUME) -> pulls(w, RESUME)
+#endif
+    :: ASKS(0, w) -> l_about = about[0]; l_for = 1; to_look = true
+    :: ASKS(1, w) -> l_about = about[1]; l_for = 2; to_look = true
 #if NW > 2
-  :: atomic { up[w] && doing[w] == FREE && f_state[(w + 2) % NW] == ASKED && f_to[(w + 2) % NW] == w
-       -> n_ = (w + 2) % NW; look(w, about[n_], n_ + 1); n_ = 0 }
+    :: ASKS(2, w) -> l_about = about[2]; l_for = 3; to_look = true
 #endif
-  :: atomic { doing[w] == FORWARDING && f_state[w] == ANSWERED -> forward_answered(w) }
-  :: atomic { doing[w] == FORWARDING && f_state[w] != ANSWERED -> f_answer[w] = 0; forward_answered(w) }
+    :: doing[w] == FORWARDING ->
+      if
+      :: f_state[w] == ANSWERED -> skip
+      :: f_state[w] != ANSWERED -> f_answer[w] = 0  /* nobody answers in time */
+      fi;
+      forward_answered(w)
 
-  /* the claim: the server answers it, the worker hears of it */
-  :: atomic { h_reply[w] == SENT -> land_record(true, h_at[w], h_by[w], h_status[w], h_commits[w], h_reply[w], h_revision[w]) }
-  :: atomic { h_reply[w] == SENT && faults > 0 && !h_again[w] ->
-       faults--; h_again[w] = true;
-       maybe_late((doing[w] == ENDING -> 3 : 4), h_at[w], 0, h_status[w], h_by[w], h_commits[w]) }
-  :: atomic { h_reply[w] > SENT -> record_answered(w) }
+    /* the claim: the server answers it, the worker hears of it */
+    :: h_reply[w] == SENT -> land_record(true, h_at[w], h_by[w], h_status[w], h_commits[w], h_reply[w], h_revision[w])
+    :: h_reply[w] == SENT && faults > 0 && !h_again[w] ->
+      faults--; h_again[w] = true;
+      maybe_late(CLAIM, h_at[w], 0, h_status[w], h_by[w], h_commits[w])
+    :: h_reply[w] > SENT -> record_answered(w)
 
-  /* the commit */
-  :: atomic { c_reply[w] == SENT -> land_commit(c_at[w], c_fence[w], c_what[w], m_by[w], c_reply[w]) }
-  :: atomic { c_reply[w] == SENT && faults > 0 && !c_again[w] ->
-       faults--; maybe_late(1, c_at[w], c_fence[w], c_what[w], m_by[w], 0);
+    /* the commit */
+    :: c_reply[w] == SENT -> land_commit(c_at[w], c_fence[w], c_what[w], m_by[w], c_reply[w])
+    :: c_reply[w] == SENT && faults > 0 && !c_again[w] ->
+      faults--; maybe_late(COMMIT, c_at[w], c_fence[w], c_what[w], m_by[w], 0);
 #ifdef MUTANT_UNANSWERED_IS_FAILED
-       inbox[w] = inbox[w] | (c_what[w] & ~(DONE | END)); c_reply[w] = UNSENT; c_what[w] = 0; c_at[w] = 0; c_fence[w] = 0;
-       begin_pending(w)
+      inbox[w] = inbox[w] | (c_what[w] & ~(DONE | END));
+      c_reply[w] = UNSENT; c_what[w] = 0; c_at[w] = 0; c_fence[w] = 0;
+      begin_pending(w); to_turn = true
 #else
-       c_again[w] = true
+      c_again[w] = true
 #endif
-     }
-  :: atomic { c_reply[w] == SENT && faults > 0 -> faults--; c_reply[w] = OTHER }
-  :: atomic { c_reply[w] > SENT -> commit_answered(w) }
+    :: c_reply[w] == SENT && faults > 0 -> faults--; c_reply[w] = OTHER
+    :: c_reply[w] > SENT -> commit_answered(w)
 
-  /* the activity: its effect begins, its result arrives */
-  :: atomic { activity[w] == 1 && valid[w] ->
-       assert(all & STARTED);                                              /* L2: commit before effect */
-       assert(m_fence[w] != rec_revision || m_by[w] != rec_owner || !(all & DONE)); /* never what is recorded */
-       activity[w] = 2 }
-  :: atomic { activity[w] == 2 -> activity[w] = 0; inbox[w] = inbox[w] | DONE; turn(w) }
+    /* the activity: its effect begins, its result arrives */
+    :: activity[w] == 1 && valid[w] ->
+      assert(BEGINS(all));                           /* L2: commit before effect */
+      assert(m_fence[w] != rec_revision || !(all & DONE)); /* what is recorded is not begun again by the owner */
+      activity[w] = 2
+    :: activity[w] == 2 -> activity[w] = 0; inbox[w] = inbox[w] | DONE; to_turn = true
 
-  /* the rest */
-  :: atomic { r_reply[w] == SENT -> land_record(false, r_at[w], m_by[w], r_status[w], m_commits[w], r_reply[w], x_); x_ = 0 }
-  :: atomic { r_reply[w] == SENT && faults > 0 && !r_again[w] ->
-       faults--; r_again[w] = true; maybe_late(2, r_at[w], 0, r_status[w], m_by[w], m_commits[w]) }
-  :: atomic { r_reply[w] > SENT -> rest_answered(w) }
+    /* the rest */
+    :: r_reply[w] == SENT -> land_record(false, r_at[w], m_by[w], r_status[w], m_commits[w], r_reply[w], x_); x_ = 0
+    :: r_reply[w] == SENT && faults > 0 && !r_again[w] ->
+      faults--; r_again[w] = true; maybe_late(REST, r_at[w], 0, r_status[w], m_by[w], m_commits[w])
+    :: r_reply[w] > SENT -> rest_answered(w)
 
-  /* the lease */
-  :: atomic { up[w] && valid[w] && faults > 0 -> faults--; valid[w] = false }
-  :: atomic { up[w] && !valid[w] && !taking[w] && !draining[w] && alive[name[w]] ->
-       valid[w] = true; changed();
-       if
-       :: mem[w] && !BUSY(w) ->
-         begin_pending(w);
-         if
-#ifdef MUTANT_POKE_ONLY_FOR_MESSAGES
-         :: inbox[w] == 0 -> skip
-#endif
-         :: else -> turn(w)
-         fi
-       :: else -> skip
-       fi }
-  :: atomic { up[w] && !valid[w] && !taking[w] && !draining[w] ->
-       taking[w] = true;
+    /* the lease: doubtful, renewed after all, lost, and a new one */
+    :: up[w] && valid[w] && faults > 0 -> faults--; valid[w] = false
+    :: up[w] && !valid[w] && !taking[w] && !draining[w] && alive[name[w]] -> valid[w] = true; changed(); poke(w)
+    :: up[w] && !valid[w] && !taking[w] && !draining[w] ->
+      taking[w] = true;
 #ifndef MUTANT_COMMIT_UNDER_DEAD_LEASE
-       if
-       :: mem[w] -> drop(w)
-       :: else -> skip
-       fi;
+      to_drop = mem[w];
 #endif
-       changed() }
-  :: atomic { up[w] && taking[w] && next_incarnation <= INCARNATIONS ->
-       new_name(w);
-#ifdef MUTANT_COMMIT_UNDER_DEAD_LEASE
-       m_by[w] = (mem[w] -> m_by[w] : 0);
-#endif
-       if
-       :: mem[w] && !BUSY(w) -> begin_pending(w); turn(w)
-       :: else -> skip
-       fi }
+      changed()
+    :: up[w] && taking[w] -> new_name(w); poke(w)
 
-  /* the end of a worker, on purpose and not */
-  :: atomic { up[w] && !draining[w] && faults > 0 && draining_workers < NW - 1 ->
-       faults--; draining_workers++; draining[w] = true; changed() }
-  :: atomic { draining[w] && mem[w] && !(STEPPED(w) & END) && r_reply[w] == UNSENT &&
+    /* the end of a worker, on purpose and not */
+    :: up[w] && !draining[w] && faults > 0 && draining_workers < NW - 1 ->
+      faults--; draining_workers++; draining[w] = true; changed()
+    :: draining[w] && mem[w] && !(STEPPED(w) & END) && r_reply[w] == UNSENT &&
 #ifndef MUTANT_LET_GO_UNANSWERED
-       c_reply[w] == UNSENT && (inbox[w] & ~m_what[w]) == 0
-#else
-       true
+      c_reply[w] == UNSENT &&
 #endif
-       -> activity[w] = 0; r_reply[w] = SENT; r_at[w] = m_fence[w]; r_status[w] = QUEUED }
-  :: atomic { up[w] && draining[w] -> alive[name[w]] = false; die(w); name[w] = 0; changed() }
-  :: atomic { up[w] && !draining[w] && faults > 0 -> faults--; die(w) }
-  :: atomic { !up[w] && !draining[w] && next_incarnation <= INCARNATIONS -> new_name(w) }
+      (inbox[w] & ~m_what[w]) == 0 ->
+      activity[w] = 0; r_reply[w] = SENT; r_at[w] = m_fence[w]; r_status[w] = QUEUED
+    :: up[w] && draining[w] -> alive[name[w]] = false; die(w); name[w] = 0; changed()
+    :: up[w] && !draining[w] && faults > 0 -> faults--; die(w)
+    :: !up[w] && !draining[w] -> new_name(w)
+    fi;
+    if
+    :: to_look -> to_look = false; look(w, l_about, l_for); l_about = 0; l_for = 0
+    :: else -> skip
+    fi;
+    if
+    :: to_drop -> to_drop = false; drop(w)
+    :: else -> skip
+    fi;
+    if
+    :: to_turn || to_settle -> turn(w); to_turn = false; to_settle = false
+    :: else -> skip
+    fi;
+    i_ = 0; j_ = 0 }
   od
 }
 
@@ -732,13 +762,12 @@ end:
 #endif
 
 inline late_arrives(k) {
-  n_ = 0; x_ = 0;
   if
-  :: late_kind[k] == 1 -> land_commit(late_at[k], late_fence[k], late_what[k], late_by[k], n_)
-  :: late_kind[k] == 2 -> land_record(false, late_at[k], late_by[k], late_what[k], late_extra[k], n_, x_)
-  :: else -> land_record(true, late_at[k], late_by[k], late_what[k], late_extra[k], n_, x_)
+  :: late_kind[k] == COMMIT -> land_commit(late_at[k], late_fence[k], late_what[k], late_by[k], y_)
+  :: late_kind[k] == REST -> land_record(false, late_at[k], late_by[k], late_what[k], late_extra[k], y_, x_)
+  :: else -> land_record(true, late_at[k], late_by[k], late_what[k], late_extra[k], y_, x_)
   fi;
-  n_ = 0; x_ = 0;
+  x_ = 0; y_ = 0;
   late_kind[k] = 0; late_at[k] = 0; late_fence[k] = 0; late_what[k] = 0; late_by[k] = 0; late_extra[k] = 0
 }
 
@@ -784,7 +813,7 @@ proctype at_the_end() {
   assert(acked[START] && acked[MESSAGE] && acked[CANCEL] && acked[RESUME]);
   assert(all == 0 || ((all & STARTED) && (all & END) && rec_commits == commits));
   assert(all != 0 || (MESSAGES & BIT(CANCEL)));
-  assert((all & CANCELLED) || all == 0 || ((all & DONE) && ((all & MESSAGED) || !(MESSAGES & MESSAGED))))
+  assert(all == 0 || ENDS(all))
 }
 
 init {
@@ -806,6 +835,7 @@ init {
 #ifdef SWEEPER
     run sweeper();
 #endif
-    run at_the_end()
+    run at_the_end();
+    i_ = 0
   }
 }

@@ -1,4 +1,4 @@
-"""Schedules in chunks, for the test files beside it and the soak: each chunk clean, each fault fired, each event reached.
+"""Schedules in chunks, for the test files beside it and the soak: clean, every fault fired, every event reached.
 
 The files share the schedules out, because a file is what pytest-xdist gives to one process.
 """

@@ -1,4 +1,4 @@
-"""The engine's log lines are off here: thousands of provoked failures, formatted for nobody, cost a third of the time."""
+"""The engine's log is off here: thousands of provoked failures, formatted for nobody, cost a third of the time."""
 
 from __future__ import annotations
 

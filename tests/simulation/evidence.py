@@ -138,21 +138,7 @@ class Evidence:
 
 
 def trace(server: MemoryServer, book: Ledgerbook, evidence: Evidence) -> str:
-    """One line for all that a run did: every record and commit byte for byte, every attempt, every message, all times."""
-    digest = hashlib.sha256()
-    for shard in server.shards:
-        digest.update(repr((shard.records, shard.commits)).encode())
-    attempts = [
-        (a.id, a.activity_id, a.number, a.process, a.began, a.ended, a.value, a.error) for a in book.attempts
-    ]
-    seen = (evidence.published, evidence.removed, evidence.letters, evidence.lives, sorted(evidence.thaws))
-    boundaries = [(world.name, world.boundaries, world.crashed) for world in server.worlds]
-    digest.update(repr((attempts, seen, boundaries, server.loop.time())).encode())
-    return digest.hexdigest()
-
-
-def trace(server: MemoryServer, book: Ledgerbook, evidence: Evidence) -> str:
-    """One line for all that a run did: every record and commit byte for byte, every attempt, every message, all times."""
+    """One line for all that a run did: each record and commit byte for byte, attempts, messages, leases, all times."""
     digest = hashlib.sha256()
     for shard in server.shards:
         digest.update(repr((shard.records, shard.commits)).encode())

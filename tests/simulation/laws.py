@@ -108,11 +108,11 @@ def _acked_at_rest(case: Case) -> None:
             continue
         kind = case.evidence.messages[source].headers.get(KIND, "")
         published = case.evidence.published[source]
-        if not any(_covers(v, holding.get(source), kind, published) for v in case.versions if v.time <= time):
-            if not case.evidence.parked(source, time):
-                case.fail(
-                    f"message {source} was acked at {time:.3f}, before the instance rested with it (L5)"
-                )
+        covered = any(
+            _covers(v, holding.get(source), kind, published) for v in case.versions if v.time <= time
+        )
+        if not covered and not case.evidence.parked(source, time):
+            case.fail(f"message {source} was acked at {time:.3f}, before the instance rested with it (L5)")
 
 
 def _is_for(case: Case, source: Source) -> bool:
@@ -129,4 +129,4 @@ def _covers(version: Version, commit: int | None, kind: str, published: float) -
     if commit is not None:
         return record.commits >= commit
     # A start that joins, or a resume: at rest with a first commit is all they ask for.
-    return kind in ("", "resume") and record.commits > 0 and record.status is not InstanceStatus.QUEUED
+    return kind in ("", "resume", "retry") and record.commits > 0 and record.status is not InstanceStatus.QUEUED

@@ -72,7 +72,7 @@ async def interpreter(ctx: WorkflowContext, program: list[Any]) -> str:
     return "|".join(await _run(ctx, ["seq", program]))
 
 
-async def _run(ctx: WorkflowContext, op: list[Any]) -> list[str]:
+async def _run(ctx: WorkflowContext, op: list[Any]) -> list[str]:  # noqa: C901 - one case per operation
     match op:
         case ["act", kind, label, mode, seconds]:
             return [await ctx.run(KINDS[kind], label, mode, seconds)]
@@ -89,7 +89,7 @@ async def _run(ctx: WorkflowContext, op: list[Any]) -> list[str]:
         case ["try", inner]:
             try:
                 return await _run(ctx, inner)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - that is what a `try` in a program means
                 return [type(error).__name__]
         case ["sleep", seconds]:
             await ctx.sleep(seconds)

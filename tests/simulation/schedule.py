@@ -24,7 +24,7 @@ from tests.simulation.record import Ledgerbook, Record
 TUNING = Tuning(
     lease_ttl=15.0, ack_wait=16.0, sweep_every=60.0, grace=5.0, forward_timeout=4.0, max_takeovers=1_000_000
 )
-LONGEST = 3_600.0
+LONGEST = 14_400.0
 
 
 @dataclass(slots=True)
@@ -244,6 +244,7 @@ class _Run:
             told.outcome = CONFLICT
             return None
         told.acknowledged = True
+        told.starts += 1
         return handle
 
     async def _rival(self, told: Told, after: float) -> None:

@@ -252,7 +252,7 @@ PLANTS: dict[str, tuple[list[Any], Callable[[Finished], None], str]] = {
     "cancel doubled": (
         OK,
         _each(TimerFired, lambda e: [CancelRequested("x", "M", 7), CancelRequested("x", "M", 7), e]),
-        "one cancel is in its history twice",
+        "one message is in its history twice",
     ),
     "cancel under two places": (
         OK,
