@@ -478,7 +478,7 @@ inline owned(w) {
     :: cached[w] -> m_commits[w] = k_commits[w]; m_what[w] = k_what[w]
 #else
     :: cached[w] && k_revision[w] == h_at[w] ->
-      assert(k_commits[w] == commits && k_what[w] == all);
+      assert((k_commits[w] == commits && k_what[w] == all) || rec_revision != h_revision[w]);  /* L4 */
       m_commits[w] = k_commits[w]; m_what[w] = k_what[w]
 #endif
     :: else -> skip

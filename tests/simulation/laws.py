@@ -129,4 +129,6 @@ def _covers(version: Version, commit: int | None, kind: str, published: float) -
     if commit is not None:
         return record.commits >= commit
     # A start that joins, or a resume: at rest with a first commit is all they ask for.
-    return kind in ("", "resume", "retry") and record.commits > 0 and record.status is not InstanceStatus.QUEUED
+    return (
+        kind in ("", "resume", "retry") and record.commits > 0 and record.status is not InstanceStatus.QUEUED
+    )

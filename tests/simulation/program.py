@@ -72,6 +72,12 @@ async def interpreter(ctx: WorkflowContext, program: list[Any]) -> str:
     return "|".join(await _run(ctx, ["seq", program]))
 
 
+@workflow(name="interpreter")
+async def changed(ctx: WorkflowContext, program: list[Any]) -> str:
+    """A version of it that asks for something else first: what the other began it cannot go on with (L7)."""
+    return "|".join(await _run(ctx, ["seq", [["act", "plain", "changed", "ok", 0.0], *program]]))
+
+
 async def _run(ctx: WorkflowContext, op: list[Any]) -> list[str]:  # noqa: C901 - one case per operation
     match op:
         case ["act", kind, label, mode, seconds]:

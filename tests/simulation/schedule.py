@@ -213,7 +213,7 @@ class _Run:
         if self.plant is not None:
             self.plant(Finished(self.server, self.book, self.evidence, told))
         reached: Counter[str] = Counter()
-        found = await check(self.server, self.book, told, interpreter, self.evidence, plan.faults, reached)
+        found = await check(self.server, self.book, told, [interpreter], self.evidence, plan.faults, reached)
         violations = self.broken + found
         attempts = len(self.book.attempts)
         digest = trace(self.server, self.book, self.evidence)
