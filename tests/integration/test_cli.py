@@ -453,7 +453,7 @@ def test_doctor_counts_the_living_workers(own: Cli) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_the_worker(own: Cli, number: int) -> None:
-    with own.running("worker", "shop:app") as process:
+    with own.running("worker", "shop:app", ROMANCY_GRACE="20") as process:
         own("start", "order", "--input", '{"item": "a", "nap": 1}', "--id", "running")
         until(lambda: "slow:1" in own("history", "running", "--workflow", "order").stdout)
         assert process.terminate(number) == 0
