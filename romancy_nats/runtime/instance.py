@@ -170,8 +170,8 @@ class Instance:
         for id in self.execution.activities:
             if id not in self._attempts and id not in owed | ended:
                 self._begin_activity(id)
-        if self._inbox or self._batch:
-            self._turn()
+        # Also with nothing in hand: a turn that was put off may be the one that sees that the instance has ended.
+        self._turn()
 
     def _rule_broken(self) -> None:
         """Workflow code broke a rule between steps, for example from a thread that it started: it stalls."""

@@ -439,17 +439,18 @@ inline decide(w, m, f) {
 /* One message decides about the instance at a time; reads are one with the decision, writes are not. */
 inline look(w, m, f) {
   if
-  :: !valid[w] || draining[w] -> refuse(w, m, f)
-  :: valid[w] && !draining[w] && mem[w] ->
-    take(w, m, f);
-    to_turn = true
-  :: valid[w] && !draining[w] && !mem[w] && rec_revision == 0 ->
+  :: !valid[w] || (draining[w] && (m == START || !mem[w] || r_status[w] == QUEUED)) -> refuse(w, m, f)
+  :: else ->
     if
-    :: m == START -> send_record(w, CREATING, m, f, 0, 0, RUNNING)
-    :: m == CANCEL -> send_record(w, ENDING, m, f, 0, 0, ENDED)
-    :: else -> refuse(w, m, f)
+    :: mem[w] -> take(w, m, f); to_turn = true
+    :: !mem[w] && rec_revision == 0 ->
+      if
+      :: m == START -> send_record(w, CREATING, m, f, 0, 0, RUNNING)
+      :: m == CANCEL -> send_record(w, ENDING, m, f, 0, 0, ENDED)
+      :: else -> refuse(w, m, f)
+      fi
+    :: else -> decide(w, m, f)
     fi
-  :: else -> decide(w, m, f)
   fi
 }
 
@@ -731,7 +732,7 @@ end:
 #ifndef MUTANT_LET_GO_UNANSWERED
       c_reply[w] == UNSENT &&
 #endif
-      (inbox[w] & ~m_what[w]) == 0 ->
+      ((inbox[w] & ~m_what[w]) == 0 || !valid[w]) ->
       activity[w] = 0; r_reply[w] = SENT; r_at[w] = m_fence[w]; r_status[w] = QUEUED
     :: up[w] && draining[w] -> alive[name[w]] = false; die(w); name[w] = 0; changed()
     :: up[w] && !draining[w] && faults > 0 -> faults--; die(w)
@@ -789,7 +790,7 @@ end:
 proctype sweeper() {
 end:
   do
-  :: atomic { rec_owner != 0 && !alive[rec_owner] && swept < rec_revision && acked[RESUME] ->
+  :: atomic { (rec_status == QUEUED || (rec_owner != 0 && !alive[rec_owner])) && swept < rec_revision && acked[RESUME] ->
        swept = rec_revision; acked[RESUME] = false; available[RESUME] = true; changed() }
   od
 }
@@ -828,7 +829,9 @@ init {
     available[MESSAGE] = false;
     run sender();
 #endif
+#ifndef EXACTLY
     select(faults : 0 .. FAULTS);
+#endif
     for (i_ : 0 .. NW - 1) { run worker(i_) }
     for (i_ : 1 .. INCARNATIONS) { run expiry(i_) }
     for (i_ : 0 .. LATE - 1) { run network(i_) }

@@ -259,6 +259,19 @@ def client_waits_for_news_only(patch: Patch) -> None:
     patch.setattr(WorkflowHandle, "_noticed", lambda self, wait: noticed(self, 1e9))
 
 
+def put_off_turn_is_lost(patch: Patch) -> None:
+    """A turn that the lease put off is made up for only when something is in hand, not when only the rest is due."""
+
+    def poke(self: Any) -> None:
+        with pytest.MonkeyPatch.context() as inner:
+            if not self._inbox and not self._batch:
+                inner.setattr(Instance, "_turn", lambda self: None)
+            real(self)
+
+    real = Instance.poke
+    patch.setattr(Instance, "poke", poke)
+
+
 def ended_is_begun_again(patch: Patch) -> None:
     """After a doubtful while an activity is begun again whose end waits in the inbox."""
 

@@ -95,6 +95,7 @@ MUTANTS = (
     Mutant("L9", work.client_waits_for_news_only, 16, "a user still waits"),
     Mutant("L10", work.lease_always_valid, 2, "whose lease was gone", {"pause": 0.1, "pause_for": 60}),
     Mutant("L10", work.nothing_held_back_is_begun, 13, "a user still waits", SHORT_STALLS),
+    Mutant("L10", work.put_off_turn_is_lost, 1, "never ended", STALLING),
     Mutant("L10", work.ended_is_begun_again, 8, "its end was stored at", SHORT_STALLS),
     Mutant("retry", work.one_attempt_too_few, 0, "was given up after"),
     Mutant("retry", work.one_attempt_too_many, 0, "was tried 5 times"),
