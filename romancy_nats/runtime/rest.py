@@ -76,4 +76,5 @@ def acknowledge(instance: Instance, *, let_go: bool = False) -> None:
             held.delivery.nak(1.0)
     instance.held.clear()
     if not instance.rested.done():
-        instance.rested.set_result(instance.record.commits)
+        # A forward that is told of a let-go would ack the only wake of an instance that nobody owns.
+        instance.rested.set_result(0 if let_go else instance.record.commits)
