@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable, Coroutine, MutableMapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, MutableMapping
+from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 from uuid import UUID
 
+from romancy_nats.core import sending
 from romancy_nats.core.definition import Activity, as_activity
+from romancy_nats.core.events import EventReceived, MessageReceived
+from romancy_nats.core.opening import opened_event, opened_message
+from romancy_nats.core.received import ReceivedEvent, ReceivedMessage
 from romancy_nats.core.retry import Duration, seconds
-from romancy_nats.errors import ConfigurationError
+from romancy_nats.core.waits import EVENT, MESSAGE
+from romancy_nats.errors import ConfigurationError, EventTimeoutError, MessageTimeoutError
 
 if TYPE_CHECKING:
     from random import Random
@@ -22,6 +28,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+M = TypeVar("M")
 
 _current: ContextVar[WorkflowContext | None] = ContextVar("romancy_workflow", default=None)
 _logger = logging.getLogger("romancy.workflow")
@@ -120,6 +127,99 @@ class WorkflowContext:
     def register_compensation(self, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Call `fn` with these arguments if the workflow fails or is cancelled, in its place in the reverse order."""
         self._execution.saga.register(as_activity(fn), args, kwargs)
+
+
+    # --- waiting for others
+
+    async def wait_event(
+        self, type: str, *, key: str | None = None, timeout: Duration | None = None, model: type[M] | None = None
+    ) -> ReceivedEvent[M]:
+        """Wait for the next event of this type (and key, if given). One sent before is not heard.
+
+        Raises EventTimeoutError after `timeout`, and pydantic's ValidationError when the data does not fit `model`.
+        """
+        waiting = self._execution.waiting
+        wait = waiting.start(EVENT, type, key)
+        try:
+            async with asyncio.timeout(None if timeout is None else seconds(timeout)) as limit:
+                event = cast("EventReceived", await waiting.answer(wait))
+        except TimeoutError as error:
+            if timeout is not None and limit.expired():
+                raise EventTimeoutError(type, seconds(timeout)) from error
+            raise
+        finally:
+            waiting.end(wait)
+        return opened_event(event, model)
+
+    @asynccontextmanager
+    async def events(
+        self, type: str, key: str | None = None, *, model: type[M] | None = None
+    ) -> AsyncGenerator[AsyncIterator[ReceivedEvent[M]]]:
+        """All events of this type (and key) from here to the end of the block; none is missed between two reads."""
+        waiting = self._execution.waiting
+        wait = waiting.start(EVENT, type, key, stream=True)
+
+        async def stream() -> AsyncGenerator[ReceivedEvent[M]]:
+            while True:
+                yield opened_event(cast("EventReceived", await waiting.answer(wait)), model)
+
+        try:
+            async with aclosing(stream()) as events:
+                yield events
+        finally:
+            waiting.end(wait)
+
+    async def receive(
+        self, channel: str, timeout: Duration | None = None, model: type[M] | None = None
+    ) -> ReceivedMessage[M]:
+        """The next message on a channel, in the order in which its sender sent them; unread ones are kept.
+
+        Raises MessageTimeoutError after `timeout`, and pydantic's ValidationError when the data does not fit `model`.
+        """
+        waiting = self._execution.waiting
+        message = waiting.take(channel)
+        if message is not None:
+            return opened_message(message, model)
+        wait = waiting.start(MESSAGE, channel)
+        try:
+            async with asyncio.timeout(None if timeout is None else seconds(timeout)) as limit:
+                message = cast("MessageReceived", await waiting.answer(wait))
+        except TimeoutError as error:
+            if timeout is not None and limit.expired():
+                raise MessageTimeoutError(channel, seconds(timeout)) from error
+            raise
+        finally:
+            waiting.end(wait)
+        return opened_message(message, model)
+
+    # --- reaching others
+
+    async def send_event(self, type: str, data: object, *, key: str | None = None) -> None:
+        """Publish an event, once, after the step that sends it is recorded."""
+        await self.run(sending.send_event, type, data, key)
+
+    async def send_to(
+        self, instance_id: str, channel: str, data: object, workflow: str | None = None
+    ) -> None:
+        """Send a message to another instance, once, after the step that sends it is recorded.
+
+        Without `workflow` the target is an instance of this one's workflow.
+        """
+        await self.run(sending.send_to, workflow or self.workflow_name, instance_id, channel, data)
+
+    def on_query(self, name: str, fn: Callable[..., object]) -> None:
+        """Answer `handle.query(name, …)` with `fn`, which only looks: it may not wait, or ask for anything."""
+        self._execution.handlers.on_query(name, fn)
+
+    def on_update(
+        self, name: str, fn: Callable[..., object], validate: Callable[..., object] | None = None
+    ) -> None:
+        """Carry out `handle.update(name, …)` with `fn`, plain or async; `validate` refuses one by raising."""
+        self._execution.handlers.on_update(name, fn, validate)
+
+    def emit(self, value: object, durable: bool = False) -> None:
+        """Tell whoever watches; with `durable` it is also in the history, for those who watch later."""
+        self._execution.emit_value(value, durable=durable)
 
 
 def step_activity(name: str, fn: Callable[..., R]) -> Activity[..., R]:

@@ -36,15 +36,16 @@ def describe(command: Command | None) -> str:
     return f"{name}({', '.join(shown)})" if shown else name
 
 
-_SHOWN = ("id", "name", "compensates", "cause")
+_COMPARED = ("id", "name", "compensates", "kind", "type", "key", "keyed")
+_SHOWN = (*_COMPARED, "cause")
 
 
 def same(expected: Command, produced: Command) -> bool:
     """Whether a produced command is the recorded one; values (inputs, results) may differ, identity may not."""
     if type(expected) is not type(produced):
         return False
-    wanted = [getattr(expected, field, None) for field in _SHOWN[:3]]
-    return wanted == [getattr(produced, field, None) for field in _SHOWN[:3]]
+    wanted = [getattr(expected, field, None) for field in _COMPARED]
+    return wanted == [getattr(produced, field, None) for field in _COMPARED]
 
 
 def mismatch(

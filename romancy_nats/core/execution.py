@@ -32,12 +32,17 @@ from romancy_nats.core.events import (
     CompensationBegun,
     Delivered,
     Ending,
+    Emitted,
     Event,
+    EventReceived,
+    MessageEvent,
+    MessageReceived,
     RetryRequested,
     TerminateRequested,
     TimerCancelled,
     TimerFired,
     TimerStarted,
+    UpdateRequested,
     WorkflowCancelled,
     WorkflowCompleted,
     WorkflowFailed,
@@ -46,33 +51,43 @@ from romancy_nats.core.events import (
     is_command,
 )
 from romancy_nats.core.failure import Failure
+from romancy_nats.core.handlers import Handlers
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.loop import DeterministicLoop, Evicted, WorkflowTimer
+from romancy_nats.core.payload import ValueCodec
 from romancy_nats.core.saga import Saga, Undo
+from romancy_nats.core.waits import Waits
 from romancy_nats.errors import (
     DeterminismError,
     DuplicateIdError,
+    QueryError,
     RetryExhaustedError,
     WorkflowRuleError,
     WorkflowTimeoutError,
 )
 
 R = TypeVar("R")
+_any: ValueCodec[object] = ValueCodec(Any)
 MICROSECONDS = 1_000_000
 _log = logging.getLogger("romancy.workflow")
 
 
 @dataclass(slots=True)
 class PendingActivity:
-    """A scheduled activity whose end is not recorded. `attempts` is how many failed, `heartbeat` their last details."""
+    """A scheduled activity whose end is not recorded. Times are in µs.
+
+    `attempts` is how many failed, `heartbeat` their last details, `retry_at` when the next one may begin.
+    """
 
     id: str
     activity: Activity[..., Any]
     input: bytes
     future: asyncio.Future[ActivityCompleted | ActivityFailed]
+    began: int
     compensates: str = ""
     attempts: int = 0
     heartbeat: bytes = b""
+    retry_at: int = 0
 
 
 class Execution:
@@ -99,6 +114,10 @@ class Execution:
         self.seen: set[tuple[str, int]] = set()
         self.seen_ids: set[str] = set()
         self.owed: list[Command] = []
+        self.waiting = Waits(self._emit, self.loop.create_future)
+        self.handlers = Handlers(self._emit, self._spawn)
+        self.announce: Callable[[object], None] | None = None
+        """Called with each value that workflow code emits live; never in replay."""
         self.on_violation: Callable[[], None] | None = None
         """Called when a rule of the loop is broken between steps, possibly from another thread."""
         self._context = WorkflowContext(self, worker_id)
@@ -214,7 +233,8 @@ class Execution:
         self, id: str, activity: Activity[..., R], input: bytes, compensates: str, place: str = ""
     ) -> R:
         future: asyncio.Future[ActivityCompleted | ActivityFailed] = self.loop.create_future()
-        self.activities[id] = PendingActivity(id, activity, input, future, compensates)
+        began = round(self.loop.time() * MICROSECONDS)
+        self.activities[id] = PendingActivity(id, activity, input, future, began, compensates)
         self._emit(ActivityScheduled(id, activity.name, input, compensates), place)
         try:
             event = await future
@@ -226,6 +246,16 @@ class Execution:
         if type(event) is ActivityCompleted:
             return activity.result.decode(event.result)
         raise _rebuilt(activity, event)  # type: ignore[arg-type]
+
+    def emit_value(self, value: object, *, durable: bool) -> None:
+        """Workflow code tells something to whoever watches."""
+        if durable:
+            self._emit(Emitted(_any.encode(value)), self._place())
+        elif self.announce is not None and not self.replaying:
+            self.announce(value)
+
+    def _place(self) -> str:
+        return determinism.calling_place() if self.replaying else ""
 
     def _emit(self, command: Command, place: str = "") -> None:
         if self.ending is None:
@@ -257,6 +287,7 @@ class Execution:
             case ActivityAttemptFailed():
                 pending = self._known(event.id)
                 pending.attempts, pending.heartbeat = event.attempt, event.heartbeat
+                pending.retry_at = event.retry_at
             case TimerFired():
                 self._timer_fired(event)
             case WorkflowStarted():
@@ -270,6 +301,15 @@ class Execution:
                 self._terminate(event)
             case RetryRequested():
                 self._see(event)
+            case EventReceived():
+                self._see(event)
+                self.waiting.event(event)
+            case MessageReceived():
+                self._see(event)
+                self.waiting.message(event)
+            case UpdateRequested():
+                self._see(event)
+                self.handlers.update(event)
 
     def _activity_completed(self, event: ActivityCompleted) -> None:
         pending = self._pop(event.id)
@@ -298,7 +338,32 @@ class Execution:
             raise self._unknown(f"the firing of {event.id!r}")
         self.loop.fire(timer)
 
-    def _see(self, event: WorkflowStarted | CancelRequested | TerminateRequested | RetryRequested) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """A task of the workflow that it did not begin itself (an update handler)."""
+        context = contextvars.Context()
+        context.run(enter_workflow, self._context)
+        return self.loop.create_task(work, context=context)
+
+    def query(self, name: str, body: object) -> bytes:
+        """The answer of a query handler, encoded; raises QueryError. Changes nothing."""
+        answer: list[bytes | QueryError] = []
+
+        def ask() -> None:
+            try:
+                answer.append(self.handlers.query(name, body))
+            except QueryError as error:
+                answer.append(error)
+
+        before, self._commands = self._commands, []
+        self.loop.step(self.loop.time(), ask)
+        asked, self._commands = self._commands, before
+        if asked:
+            raise QueryError(f"query {name!r} asked for {determinism.describe(asked[0])}; a query only looks")
+        if isinstance(answer[0], QueryError):
+            raise answer[0]
+        return answer[0]
+
+    def _see(self, event: WorkflowStarted | MessageEvent) -> None:
         if event.sequence:
             self.seen.add((event.stream, event.sequence))
         message_id = "" if isinstance(event, WorkflowStarted) else event.message_id
@@ -337,6 +402,9 @@ class Execution:
         await self._cancel_children()
         if not isinstance(ending, WorkflowCompleted):
             await self._compensate(ending)
+        self.handlers.reject_all()
+        for wait in list(self.waiting.open.values()):
+            self.waiting.end(wait)
         for timer in list(self.timers.values()):
             timer.cancel()
         self._drain_timers()
@@ -394,7 +462,7 @@ class Execution:
     @property
     def waits(self) -> bool:
         """Whether anything is pending that could ever wake the workflow."""
-        return bool(self.activities or self.timers)
+        return bool(self.activities or self.timers or self.waiting.open)
 
     def evict(self) -> None:
         """Close the workflow code for good; every later call in it raises, its commands go nowhere."""
