@@ -14,6 +14,7 @@ from romancy_nats.core.definition import Activity, Workflow
 from romancy_nats.core.ids import check_name
 from romancy_nats.core.retry import RetryPolicy
 from romancy_nats.errors import ConfigurationError
+from romancy_nats.runtime.collector import rare_collections
 from romancy_nats.settings import Settings
 from romancy_nats.worker import Lifespan, Worker, running_worker
 
@@ -92,7 +93,8 @@ class App:
             server_url(url, chosen) as known,
             self._worker(known, chosen, overrides, signals=on) as worker,
         ):
-            yield worker
+            with rare_collections():
+                yield worker
 
     @asynccontextmanager
     async def _worker(

@@ -152,6 +152,8 @@ class WorkflowHandle(Generic[R]):
         self._fingerprint = fingerprint
         self._started = notice is not None
         self._own_start = own_start
+        self._looked = False
+        self._retried = ""
         self._notice = notice or Notice()
         if give_up is not None:
             weakref.finalize(self, give_up).atexit = False
@@ -197,9 +199,13 @@ class WorkflowHandle(Generic[R]):
 
     async def retry(self) -> bool:
         """Try a stalled instance again; False when it is not stalled."""
-        if await self.status() is not InstanceStatus.STALLED:
+        record = await self._record()
+        if record.status is not InstanceStatus.STALLED:
             return False
-        return await self._say("retry", "")
+        said = await self._say("retry", "")
+        # `result()` waits for what comes of it, and does not find what was there before.
+        self._retried = record.write
+        return said
 
     async def _say(self, kind: str, text: str) -> bool:
         record = await self._record()
@@ -245,7 +251,8 @@ class WorkflowHandle(Generic[R]):
         own = self._own_start
         # Somebody else may have started the same id a moment before; then nobody tells us of the end.
         first_look = _FIRST_LOOK if own is None or not own.named else _FIRST_LOOK_OF_NAMED
-        if self._started and await self._noticed(first_look):
+        looked, self._looked = self._looked, True
+        if self._started and not looked and await self._noticed(first_look):
             outcome = self._notice.outcome
             if outcome is not None and outcome.status is InstanceStatus.COMPLETED and outcome.has_payload:
                 return self._codec.decode(outcome.payload)
@@ -255,7 +262,8 @@ class WorkflowHandle(Generic[R]):
         return await self._conclude(record)
 
     async def _is_over(self, record: InstanceRecord) -> bool:
-        own, over = self._own_start, record.status.ended or record.status is InstanceStatus.STALLED
+        stalled = record.status is InstanceStatus.STALLED and record.write != self._retried
+        own, over = self._own_start, record.status.ended or stalled
         if own is None or not record.start or record.start >= own.sequence:
             return over
         if own.on_conflict == "fail":

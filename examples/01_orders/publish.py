@@ -1,4 +1,7 @@
-"""How orders come in: half through the typed client, half as bare messages of a shop that has never heard of us."""
+"""How orders come in: half through the typed client, half as bare messages of a shop that has never heard of us.
+
+What is done with nats-py here, any client of NATS can do.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from pathlib import Path
 import nats
 from main import Order, order_workflow
 from nats.aio.client import Client as NatsClient
+from nats.js.errors import NoKeysError
+from nats.js.kv import KeyValue
 
 from romancy_nats import Client
 
@@ -21,6 +26,25 @@ GAP = 0.05
 def read_orders() -> list[str]:
     """The orders, one JSON text each."""
     return ORDERS.read_text(encoding="utf-8").splitlines()
+
+
+async def at_work(url: str, workers: int) -> None:
+    """Return when so many workers hold a lease: the keys of a bucket that any tool can read."""
+    connection = await nats.connect(url)  # pyright: ignore[reportUnknownMemberType]
+    try:
+        stream = connection.jetstream()  # pyright: ignore[reportUnknownMemberType]
+        bucket = await stream.key_value("romancy_workers")
+        while len(await _keys(bucket)) < workers:
+            await asyncio.sleep(GAP)
+    finally:
+        await connection.close()
+
+
+async def _keys(bucket: KeyValue) -> list[str]:
+    try:
+        return await bucket.keys()  # pyright: ignore[reportUnknownMemberType]
+    except NoKeysError:
+        return []
 
 
 async def publish(client: Client, url: str, orders: Sequence[str]) -> None:

@@ -99,9 +99,7 @@ class Screen:
         orders = len(story.expected)
         self._print("")
         ends = Counter(" and ".join(tell(history).endings) or "open" for history in story.histories.values())
-        table = Table(
-            title="Histories against the external record", title_justify="left", show_header=False
-        )
+        table = Table(title="Histories against the external record", title_justify="left", show_header=False)
         table.add_column()
         table.add_column(justify="right")
         for label, number in (

@@ -12,6 +12,7 @@ from romancy_nats.core.events import CLASSES, TAGS, Event
 from romancy_nats.errors import PayloadError
 
 VERSION = 1
+_pack = msgpack.Packer().pack
 _ENVELOPE_FIELDS = 7
 
 
@@ -55,7 +56,7 @@ def encode_commit(
 ) -> bytes:
     """The bytes of a commit, without building it first: every step of every workflow passes here."""
     packed = [(TAGS[type(event)], *event) for event in events]
-    return msgpack.packb((VERSION, id, incarnation, fence, time, open, packed))
+    return _pack((VERSION, id, incarnation, fence, time, open, packed))
 
 
 def _event(fields: list[Any]) -> Event:

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 from uuid import UUID
 
@@ -50,7 +51,6 @@ class WorkflowContext:
     def __init__(self, execution: Execution, worker_id: str) -> None:
         self._execution = execution
         self._worker_id = worker_id
-        self._log = _WorkflowLogger(execution)
 
     @property
     def instance_id(self) -> str:
@@ -82,10 +82,10 @@ class WorkflowContext:
         """A random generator that gives the same numbers in replay."""
         return self._execution.random
 
-    @property
+    @cached_property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
         """A logger under `romancy.workflow` that is silent in replay."""
-        return self._log
+        return _WorkflowLogger(self._execution)
 
     def now(self) -> datetime:
         """The time of the last recorded event, in UTC: the same in replay."""

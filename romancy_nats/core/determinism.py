@@ -31,7 +31,9 @@ def describe(command: Command | None) -> str:
         return "nothing"
     name = type(command).__name__
     shown = [
-        f"{field}={value!r}" for field, value in zip(command._fields, command, strict=True) if field in _SHOWN
+        f"{field}={value!r}"
+        for field, value in zip(command._fields, command, strict=True)
+        if field in _SHOWN and value
     ]
     return f"{name}({', '.join(shown)})" if shown else name
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-import random
 import zlib
 from asyncio import CancelledError
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from random import Random
 from types import FrameType
 from typing import Any, TypeVar, cast
 
@@ -104,7 +105,6 @@ class Execution:
             on_stalled=self._broke_a_rule,
             seed=zlib.crc32(f"{key.token}:{generation}".encode()),
         )
-        self.random = random.Random(f"{key.token}:{generation}")
         self.saga = Saga()
         self.activities: dict[str, PendingActivity] = {}
         self.timers: dict[str, WorkflowTimer] = {}
@@ -130,6 +130,11 @@ class Execution:
         self._root: asyncio.Task[None] | None = None
         self._interruptible = False
         self._replayed = 0
+
+    @cached_property
+    def random(self) -> Random:
+        """Seeded by the identity of the instance: the same numbers in replay."""
+        return Random(f"{self.key.token}:{self.generation}")
 
     # --- deliveries in, commands out
 

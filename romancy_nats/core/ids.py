@@ -27,6 +27,8 @@ def encode_token(text: str) -> str:
 
 def decode_token(token: str) -> str:
     """The text that `encode_token` spelled; raises InvalidNameError for any other token."""
+    if _PLAIN_TEXT.fullmatch(token):
+        return token
     if not _ENCODED_TOKEN.fullmatch(token):
         raise InvalidNameError(f"{token!r} is not an encoded token")
     out = bytearray()

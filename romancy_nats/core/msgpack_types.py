@@ -127,6 +127,8 @@ class Decoder:
 
     def unpack(self, data: bytes) -> Any:
         """The value of the bytes; raises PayloadError."""
+        if data in _SMALL:
+            return _SMALL[data]
         try:
             value = msgpack.unpackb(
                 data,
@@ -175,6 +177,8 @@ class Decoder:
                 f"{shape.cls.__name__} could not be rebuilt from its fields: {error}"
             ) from error
 
+
+_SMALL: dict[bytes, object] = {msgpack.packb(value): value for value in (None, True, False, *range(128))}
 
 _BUILDERS: dict[int, Callable[[Any], object]] = {
     TUPLE: tuple,

@@ -75,7 +75,7 @@ class InstanceRecord:
     def encode(self) -> bytes:
         """JSON without the fields that say nothing."""
         plain = {name: value for name in _NAMES if (value := getattr(self, name))}
-        return json.dumps(plain, separators=(",", ":")).encode()
+        return _encode(plain).encode()
 
     @staticmethod
     def decode(data: bytes) -> InstanceRecord:
@@ -91,3 +91,4 @@ class InstanceRecord:
 
 _NAMES = tuple(f.name for f in fields(InstanceRecord))
 _KNOWN = frozenset(_NAMES)
+_encode = json.JSONEncoder(separators=(",", ":")).encode

@@ -173,11 +173,12 @@ class Engine:
             return
         instance.dropped = True
         self.forget(instance)
-        acknowledge(instance, let_go=let_go)
         if instance.notify:
             told = outcome(instance)
             for inbox in instance.notify:
                 self.world.wire.notify(inbox, told)
+        # After the notices: the server removes an acked message before it reads on, with fsync for milliseconds.
+        acknowledge(instance, let_go=let_go)
         instance.close()
 
     def memory_lost(self, instance: Instance) -> None:

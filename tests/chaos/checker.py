@@ -83,9 +83,13 @@ def check(evidence: Evidence) -> Verdict:
     dead = dead_at(evidence, gone)
     done = attempts(evidence.lines)
     found = verdict.violations
+    cancelled = {op.key for op in evidence.ops if op.what == "cancel" and op.outcome != "fail"}
     for key in sorted(acknowledged(evidence.ops) - evidence.histories.keys()):
-        if evidence.summaries.get(key, None) is None or evidence.summaries[key].status != "cancelled":
+        summary = evidence.summaries.get(key)
+        if summary is None or summary.status != "cancelled" or key not in cancelled:
             found.append(Violation(Rule.LOST, "/".join(key), "its start was acknowledged"))
+        else:
+            verdict.counts["cancelled before the first claim"] += 1
     known = {op.key for op in evidence.ops if op.what == "start"}
     for key in sorted({*evidence.histories, *done} - known):
         found.append(Violation(Rule.UNKNOWN, "/".join(key), "no client started it"))
@@ -109,7 +113,7 @@ def acknowledged(ops: Sequence[Op]) -> set[Key]:
 
 
 def gone_at(evidence: Evidence) -> dict[str, int]:
-    """When each incarnation stopped being one: killed, told to go, or found that its lease was lost."""
+    """When each incarnation stopped being one: killed, drained, or found that its lease was lost."""
     gone: dict[str, int] = {}
     of_pid: dict[int, list[str]] = {}
     for life in evidence.lives:
@@ -118,7 +122,7 @@ def gone_at(evidence: Evidence) -> dict[str, int]:
         else:
             gone.setdefault(life.incarnation, life.wall)
     for fault in evidence.faults:
-        if fault.what in ("kill", "term") and fault.pid in of_pid:
+        if fault.what == "kill" and fault.pid in of_pid:
             last = of_pid[fault.pid][-1]
             gone[last] = min(gone.get(last, fault.begin), fault.begin)
     return gone
@@ -232,14 +236,10 @@ def _fenced(case: Case) -> Iterator[Violation]:
             yield case.wrong(Rule.FENCE, f"{after.incarnation} committed again after another owner")
     for commit in case.told.commits:
         dead = case.dead.get(commit.incarnation)
-        # A worker that was told to go drains: it may commit until its lease is released.
-        if dead is not None and commit.time > dead and not _draining(case.evidence, commit.incarnation):
-            yield case.wrong(Rule.DEAD_COMMIT, f"{commit.incarnation}, {(commit.time - dead) / 1e6:.3f} s late")
-
-
-def _draining(evidence: Evidence, incarnation: str) -> bool:
-    pids = {life.pid for life in evidence.lives if life.incarnation == incarnation}
-    return any(fault.what == "term" and fault.pid in pids for fault in evidence.faults)
+        if dead is not None and commit.time > dead:
+            yield case.wrong(
+                Rule.DEAD_COMMIT, f"{commit.incarnation}, {(commit.time - dead) / 1e6:.3f} s late"
+            )
 
 
 def _undone(case: Case) -> Iterator[Violation]:
@@ -248,10 +248,8 @@ def _undone(case: Case) -> Iterator[Violation]:
         return
     due: list[str] = []
     if told.endings[0] in ("failed", "cancelled"):
-        due = [id for id in told.to_undo if told.scheduled[id][0].name == "reserve"][::-1]
-    by_undoing = {
-        event.id: event.compensates for event, _ in told.scheduled.values() if event.compensates
-    }
+        due = [id for id in told.to_undo if id.startswith("reserve:")][::-1]
+    by_undoing = {event.id: event.compensates for event, _ in told.scheduled.values() if event.compensates}
     first_begun: list[str] = []
     for attempt in case.attempts:
         undoes = by_undoing.get(attempt.begun.activity_id)
@@ -297,9 +295,11 @@ RULES: tuple[Callable[[Case], Iterator[Violation]], ...] = (
 
 def _told(evidence: Evidence) -> Iterator[Violation]:
     for op in evidence.ops:
-        if op.what != "result" or op.outcome == "unknown" or op.key not in evidence.histories:
+        if op.what != "result" or op.outcome == "unknown":
             continue
-        told = tell(evidence.histories[op.key])
+        told = tell(evidence.histories.get(op.key, ()))
+        if not told.commits and op.key in evidence.summaries:
+            told.endings.append(evidence.summaries[op.key].status)
         holds = told.result if op.outcome == "ok" else (told.endings or [""])[-1]
         if op.told != holds or (op.outcome == "ok") != ("completed" in told.endings):
             yield Violation(Rule.TOLD_WRONG, "/".join(op.key), f"told {op.told!r}, history: {holds!r}")
@@ -343,9 +343,11 @@ def vacuous(evidence: Evidence, verdict: Verdict, *wanted: str) -> list[str]:
         reasons.append("no instance changed its owner")
     if "kill" in wanted and not verdict.recoveries:
         reasons.append("no kill hit an instance at work")
-    for fault in evidence.faults:
-        if fault.what == "pause" and not _cost_the_lease(evidence, fault):
-            reasons.append(f"the pause of {fault.pid} did not cost it its lease")
+    reasons.extend(
+        f"the pause of {fault.pid} did not cost it its lease"
+        for fault in evidence.faults
+        if fault.what == "pause" and not _cost_the_lease(evidence, fault)
+    )
     return reasons
 
 

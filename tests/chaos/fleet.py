@@ -43,6 +43,10 @@ class WorkerProcess:
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
 
+    def close(self) -> None:
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
     def wait(self, most: float = _PATIENCE) -> int:
         return self._process.wait(most)
 
@@ -96,7 +100,7 @@ class Fleet:
     def died(self, worker: WorkerProcess, at: int) -> None:
         """It is dead, perhaps by its own hand."""
         self.faults.append(Fault("kill", worker.pid, at, at))
-        self._bury(worker)
+        self.bury(worker)
 
     def terminate(self, worker: WorkerProcess) -> int:
         """SIGTERM; returns when that was, at once."""
@@ -131,9 +135,9 @@ class Fleet:
             except subprocess.TimeoutExpired:
                 worker.signal(signal.SIGKILL)
                 worker.wait()
-            self._bury(worker)
+            self.bury(worker)
 
-    def _bury(self, worker: WorkerProcess) -> None:
+    def bury(self, worker: WorkerProcess) -> None:
+        """It has ended: forget it."""
         self.workers.remove(worker)
-        if worker._process.stdout is not None:
-            worker._process.stdout.close()
+        worker.close()

@@ -22,7 +22,8 @@ _TABLES = (
     """CREATE TABLE IF NOT EXISTS lines (
     position INTEGER PRIMARY KEY, kind TEXT, workflow TEXT, id TEXT, activity TEXT, activity_id TEXT,
     attempt INTEGER, incarnation TEXT, pid INTEGER, wall INTEGER, monotonic REAL, value TEXT, seen TEXT)""",
-    "CREATE TABLE IF NOT EXISTS lives (position INTEGER PRIMARY KEY, kind TEXT, incarnation TEXT, pid INTEGER, wall INTEGER)",
+    """CREATE TABLE IF NOT EXISTS lives (
+    position INTEGER PRIMARY KEY, kind TEXT, incarnation TEXT, pid INTEGER, wall INTEGER)""",
 )
 _LINE = "kind, workflow, id, activity, activity_id, attempt, incarnation, pid, wall, monotonic, value, seen"
 _LIFE = "kind, incarnation, pid, wall"
@@ -70,7 +71,9 @@ class Record:
     def __init__(self, path: Path, written: Callable[[Line], None] = lambda _line: None) -> None:
         self.incarnation = ""
         self._written = written
-        self._todo: queue.SimpleQueue[tuple[_Statement, Line | None, Future[None]] | None] = queue.SimpleQueue()
+        self._todo: queue.SimpleQueue[tuple[_Statement, Line | None, Future[None]] | None] = (
+            queue.SimpleQueue()
+        )
         self._database = connect(path)
         self._thread = threading.Thread(target=self._write, name="record", daemon=True)
         self._thread.start()

@@ -55,9 +55,8 @@ def report(evidence: Evidence, verdict: Verdict, took: float) -> list[str]:
     losses = sum(life.kind == "lost" for life in evidence.lives)
     counts = verdict.counts
     return [
-        f"workflows {counts['workflows']} ({took:.0f} s): " + ", ".join(
-            f"{name} {counts[name]}" for name in ("completed", "failed", "cancelled", "unended")
-        ),
+        f"workflows {counts['workflows']} ({took:.0f} s): "
+        + ", ".join(f"{name} {counts[name]}" for name in ("completed", "failed", "cancelled", "unended")),
         f"recorded results {counts['results']}, attempts {sum(x.kind == 'begin' for x in evidence.lines)}",
         f"kills {fired['kill']}, pauses {fired['pause']}, server kills {fired['server']}, leases lost {losses}",
         f"changes of owner {counts['changes of owner in a history']}, begun by a zombie {counts['begun by a zombie']}",
@@ -78,9 +77,7 @@ def main() -> int:
     given = parser.parse_args()
     directory = given.keep or Path(tempfile.mkdtemp(prefix="romancy-soak-"))
     began = time.monotonic()
-    evidence, verdict = asyncio.run(
-        soak(directory, given.seconds, given.seed, given.workers, given.rate)
-    )
+    evidence, verdict = asyncio.run(soak(directory, given.seconds, given.seed, given.workers, given.rate))
     print(f"seed {given.seed}, files in {directory}")
     print("\n".join(report(evidence, verdict, time.monotonic() - began)))
     for violation in verdict.violations[:_SHOWN]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,8 +30,8 @@ from romancy_nats.jetstream.server import LocalServer
 from romancy_nats.jetstream.world import JetStreamWorld
 from romancy_nats.testing.replay import replay
 from tests.chaos.evidence import Evidence, Fault, Key, Op, Summary
-from tests.chaos.flows import BY_NAME, chain, failing, fan, patient, threaded, tries
 from tests.chaos.fleet import LEASE, Fleet, WorkerProcess
+from tests.chaos.flows import BY_NAME, chain, failing, fan, patient, threaded, tries
 from tests.chaos.record import read, wall_clock
 
 PATIENCE = 60.0
@@ -46,6 +46,7 @@ class Stage:
     fleet: Fleet
     client: Client
     chance: random.Random
+    seed: int = 0
     ops: list[Op] = field(default_factory=list[Op])
     flows: dict[str, Workflow[..., Any]] = field(default_factory=lambda: dict(BY_NAME))
     must_cancel: set[Key] = field(default_factory=set[Key])
@@ -109,7 +110,15 @@ class Stage:
                 await self._cancelled(id, pause, patience)
                 return
         if handle is not None:
-            await self.result(handle, patience)
+            async with asyncio.TaskGroup() as group:
+                if self.chance.random() < 0.15:
+                    group.create_task(self._cancel_some_time(handle))
+                await self.result(handle, patience)
+
+    async def _cancel_some_time(self, handle: WorkflowHandle[Any]) -> None:
+        """At a moment at which it may as well end by itself."""
+        await asyncio.sleep(self.chance.random())
+        await self.cancel(handle)
 
     async def _cancelled(self, id: str, pause: float, patience: float) -> None:
         self.must_cancel.add((patient.name, id))
@@ -129,6 +138,14 @@ class Stage:
             for number in range(count):
                 group.create_task(self.one(number, pause, patience))
                 await asyncio.sleep(seconds / count)
+
+    async def at_work(self, activity: str, count: int, within: float = PATIENCE) -> None:
+        """Wait until so many attempts of an activity have begun."""
+        async with asyncio.timeout(within):
+            while (
+                sum(x.kind == "begin" and x.activity == activity for x in read(self.fleet.record)[0]) < count
+            ):
+                await asyncio.sleep(0.05)
 
     # --- what is done to them
 
@@ -197,7 +214,8 @@ class Stage:
         """What is in the queues, once they are empty, or still are not: answers given before a kill come again."""
         end = asyncio.get_running_loop().time() + within
         while any((left := await self._queued()).values()) and asyncio.get_running_loop().time() < end:
-            await asyncio.sleep(0.1)
+            print(asyncio.get_running_loop().time(), {k:v for k,v in left.items() if v})
+            await asyncio.sleep(0.3)
         return left
 
     async def _queued(self) -> dict[str, int]:
@@ -238,13 +256,6 @@ async def staged(
         try:
             async with Client.connect(server.url, settings=client_settings) as client:
                 await anyio.to_thread.run_sync(fleet.start, workers)
-                yield Stage(server, fleet, client, random.Random(seed))
+                yield Stage(server, fleet, client, random.Random(seed), seed)
         finally:
             await anyio.to_thread.run_sync(fleet.end)
-
-
-async def until(condition: Callable[[], Awaitable[bool]], within: float = PATIENCE) -> None:
-    """Wait until it is true; raises TimeoutError."""
-    async with asyncio.timeout(within):
-        while not await condition():
-            await asyncio.sleep(0.02)
