@@ -199,6 +199,83 @@ class Orphans(Protocol):
         ...
 
 
+@dataclass(slots=True, frozen=True)
+class Event:
+    """An event as CloudEvents 1.0 has it. `data` is a payload, `extensions` one or b"", `key` the `subject` or None."""
+
+    id: str
+    type: str
+    source: str
+    data: bytes
+    key: str | None = None
+    time: str = ""
+    extensions: bytes = b""
+
+
+class PublishedEvent(Protocol):
+    """An event handed to the dispatcher, unacknowledged; `event` is None when nobody can read it (`reason`)."""
+
+    source: Source
+    event: Event | None
+    reason: str
+    deliveries: int
+
+    def ack(self) -> None: ...
+    def nak(self, delay: float = 0.0) -> None: ...
+    def in_progress(self) -> None: ...
+
+
+class Registration(NamedTuple):
+    """A wait that an event answers."""
+
+    key: InstanceKey
+    generation: int
+    wait: str
+
+
+class Events(Protocol):
+    """Events, and who waits for them."""
+
+    async def publish(self, event: Event, message_id: str) -> WriteReply:
+        """Publish an event; the message id makes a second time harmless."""
+        ...
+
+    async def register(
+        self, key: InstanceKey, generation: int, wait: str, type: str, event_key: str | None
+    ) -> WriteReply:
+        """Register a wait, once; refused when it is registered already. `event_key` None hears every key."""
+        ...
+
+    async def unregister(
+        self, key: InstanceKey, generation: int, wait: str, type: str, event_key: str | None
+    ) -> WriteReply:
+        """Remove a registration; harmless when it is gone."""
+        ...
+
+    async def pull(self, most: int) -> Sequence[PublishedEvent]:
+        """Wait for events to dispatch: one at least, or none after a while."""
+        ...
+
+    def matching(self, published: PublishedEvent) -> AsyncIterator[Registration]:
+        """Who registered before this event was stored, complete (the barrier of design §5).
+
+        Raises ServerUnavailableError.
+        """
+        ...
+
+
+class Timers(Protocol):
+    """Wake-ups that the server holds while an instance rests: one per instance, the earliest."""
+
+    async def arm(self, key: InstanceKey, generation: int, due: int) -> WriteReply:
+        """Put a message into the due queue at `due` µs since the epoch; replaces the one before."""
+        ...
+
+    async def disarm(self, key: InstanceKey, generation: int) -> WriteReply:
+        """No wake-up any more; harmless when there is none."""
+        ...
+
+
 class Leases(Protocol):
     """The lease keys of running workers: expiry stands in for stale-lock clean-up."""
 
@@ -275,5 +352,7 @@ class World:
     orphans: Orphans
     leases: Leases
     wire: Wire
+    timers: Timers
+    events: Events
     clock: Clock
     chance: Chance

@@ -128,11 +128,15 @@ class WorkflowContext:
         """Call `fn` with these arguments if the workflow fails or is cancelled, in its place in the reverse order."""
         self._execution.saga.register(as_activity(fn), args, kwargs)
 
-
     # --- waiting for others
 
     async def wait_event(
-        self, type: str, *, key: str | None = None, timeout: Duration | None = None, model: type[M] | None = None
+        self,
+        type: str,
+        *,
+        key: str | None = None,
+        timeout: Duration | None = None,
+        model: type[M] | None = None,
     ) -> ReceivedEvent[M]:
         """Wait for the next event of this type (and key, if given). One sent before is not heard.
 

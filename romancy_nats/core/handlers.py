@@ -29,15 +29,15 @@ class Handler:
 class Handlers:
     """Queries answer at once and change nothing; updates run as tasks of the workflow and are recorded."""
 
-    def __init__(
-        self, emit: Callable[[Command], None], spawn: Callable[[Any], asyncio.Task[Any]]
-    ) -> None:
+    def __init__(self, emit: Callable[[Command], None], spawn: Callable[[Any], asyncio.Task[Any]]) -> None:
         self._emit = emit
         self._spawn = spawn
         self._queries: dict[str, Handler] = {}
         self._updates: dict[str, Handler] = {}
         self._early: list[UpdateRequested] = []
         self.running: dict[str, UpdateRequested] = {}
+        self.inboxes: dict[str, str] = {}
+        """Where the callers of updates wait."""
 
     def on_query(self, name: str, fn: Callable[..., Any]) -> None:
         """Answer queries of this name with `fn`."""
@@ -72,6 +72,8 @@ class Handlers:
     def update(self, request: UpdateRequested) -> None:
         """An update arrived: begin it, or keep it until its handler is there."""
         self.running[request.id] = request
+        if request.reply_to:
+            self.inboxes[request.id] = request.reply_to
         handler = self._updates.get(request.name)
         if handler is None:
             self._early.append(request)

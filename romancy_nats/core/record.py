@@ -52,6 +52,8 @@ class InstanceRecord:
     owner: str = ""
     generation: int = 0
     commits: int = 0
+    settled: int = 0
+    """The commits whose effects the server has acknowledged (L5): the others are carried out again after a crash."""
     start: int = 0
     """The sequence of the start message that began this generation."""
     fingerprint: str = ""

@@ -59,7 +59,9 @@ class JetStreamOrphans:
             self._raise_refused(answer)
             if answer.body.get("missing"):
                 # A consumer whose replica does not answer takes its starts all the same.
-                raise ServerUnavailableError(f"not all consumers of {self._stream} answer; is the cluster whole?")
+                raise ServerUnavailableError(
+                    f"not all consumers of {self._stream} answer; is the cluster whole?"
+                )
             consumers = cast("list[object]", answer.body.get("consumers") or [])
             for consumer in consumers:
                 filters |= _filters_of(as_object(as_object(consumer).get("config")))
@@ -69,7 +71,9 @@ class JetStreamOrphans:
 
     def _raise_refused(self, answer: Answer) -> None:
         if answer.code == STREAM_MISSING:
-            raise ServerError(f"stream {self._stream} does not exist, or was deleted; apply the streams again")
+            raise ServerError(
+                f"stream {self._stream} does not exist, or was deleted; apply the streams again"
+            )
         if answer.code:
             raise ServerError(f"cannot look at stream {self._stream}: {answer.text} ({answer.code})")
 

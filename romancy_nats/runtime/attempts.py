@@ -30,6 +30,10 @@ LONG_DELAY = 1.0
 """From this back-off on (seconds) a failed attempt is committed at once: a write is cheap beside the wait."""
 
 
+LONG_REST = 5.0
+"""From this back-off on the worker lets go of the activity until the next attempt is due."""
+
+
 class Ended(Protocol):
     """Who is told about attempts."""
 
@@ -85,7 +89,6 @@ class Attempts:
         pending, workshop = self._pending, self._workshop
         policy = pending.activity.retry or workshop.tuning.retry
         attempt = pending.attempts
-        began = workshop.clock.monotonic()
         heartbeat = pending.heartbeat
         while True:
             attempt += 1
@@ -94,7 +97,7 @@ class Attempts:
                 return
             delay = None
             if not self._is_final(policy, error):
-                elapsed = workshop.clock.monotonic() - began
+                elapsed = workshop.clock.now() - pending.began / 1_000_000
                 delay = policy.next_delay(attempt, elapsed, workshop.chance.number())
             failure = self._failure(error)
             if delay is None:
@@ -105,6 +108,12 @@ class Attempts:
             )
             if self._context is not None and self._context.details() is not None:
                 heartbeat = _encode_details(self._context.details())
+            if delay >= LONG_REST:
+                # The instance may rest meanwhile: whoever owns it then begins the next attempt.
+                due = int((workshop.clock.now() + delay) * 1_000_000)
+                note = ActivityAttemptFailed(pending.id, attempt, failure, heartbeat, due)
+                self._told.attempt_failed(note, commit=True)
+                return
             note = ActivityAttemptFailed(pending.id, attempt, failure, heartbeat)
             self._told.attempt_failed(note, commit=delay >= LONG_DELAY)
             await asyncio.sleep(delay)

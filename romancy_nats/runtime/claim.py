@@ -8,6 +8,7 @@ from dataclasses import replace
 import anyio
 
 from romancy_nats.core.commit import Commit
+from romancy_nats.core.events import WaitEnded, WaitStarted
 from romancy_nats.core.execution import Execution
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
@@ -29,9 +30,9 @@ async def take_over(owner: Owner, key: InstanceKey, held: Held) -> tuple[Instanc
     """Claim by compare-and-set on the revision just read; None when somebody else was faster."""
     record = held.record
     # Only a hint, read before the claim and used for nothing but counting takeovers without progress (L10).
-    commits = record.commits + len(
-        await read_commits(owner.world, key, record.generation, record.commits + 1)
-    )
+    commits = record.commits
+    if record.owner:
+        commits += len(await read_commits(owner.world, key, record.generation, record.commits + 1))
     takeovers = 1 if commits > record.commits else record.takeovers + 1
     claimed = replace(
         record,
@@ -50,6 +51,21 @@ async def take_over(owner: Owner, key: InstanceKey, held: Held) -> tuple[Instanc
     return None if isinstance(reply, Refused) else (claimed, reply)
 
 
+def _collect_waits(
+    instance: Instance, commit: Commit, unsettled: bool, started: dict[str, WaitStarted]
+) -> None:
+    """Registrations whose removal the server may not have heard of are removed again (L5)."""
+    for event in commit.events:
+        if isinstance(event, WaitStarted):
+            started[event.id] = event
+            if not unsettled:
+                instance.registrations.known(event)
+        elif isinstance(event, WaitEnded) and not unsettled:
+            instance.registrations.registered.pop(event.id, None)
+        elif isinstance(event, WaitEnded) and unsettled and event.id in started:
+            instance.over.append(started[event.id])
+
+
 async def load(owner: Owner, execution: Execution, record: InstanceRecord, revision: int) -> Instance:
     """The instance as its history says. A history that does not fit the code gives an instance that is stalled."""
     key = execution.key
@@ -62,11 +78,13 @@ async def load(owner: Owner, execution: Execution, record: InstanceRecord, revis
             "its workers; look at what its next activity does, then retry"
         )
         return instance
+    started: dict[str, WaitStarted] = {}
     try:
         for index, data in enumerate(commits):
             commit = Commit.decode(data)
             instance.last_time = max(instance.last_time, commit.time)
             execution.replay(commit)
+            _collect_waits(instance, commit, index >= record.settled, started)
             if index % _YIELD_EVERY == _YIELD_EVERY - 1:
                 await anyio.lowlevel.checkpoint()
     except RomancyError as error:

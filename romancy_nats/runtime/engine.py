@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from romancy_nats.core.definition import Workflow
+from romancy_nats.core.events import UpdateAnswered
 from romancy_nats.core.execution import Execution
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.errors import RomancyError
 from romancy_nats.ports import Delivery, QueueKind, World
 from romancy_nats.runtime.attempts import Workshop
+from romancy_nats.runtime.dispatcher import Dispatcher
+from romancy_nats.runtime.due import Due
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.intake import Intake
 from romancy_nats.runtime.keepalive import Keepalive
 from romancy_nats.runtime.lease import Lease
 from romancy_nats.runtime.messages import Messages
-from romancy_nats.runtime.notices import outcome
+from romancy_nats.runtime.notices import outcome, update_notice
 from romancy_nats.runtime.orphans import Orphans
 from romancy_nats.runtime.ownership import Ownership
-from romancy_nats.runtime.rest import acknowledge, rest
+from romancy_nats.runtime.rest import acknowledge, rest, settle_effects
 from romancy_nats.runtime.sweeper import Sweeper
 from romancy_nats.runtime.tuning import Tuning
 
@@ -48,11 +52,14 @@ class Engine:
         self.workshop.overrides = overrides or {}
         self.workshop.may_begin = self.lease.valid
         self.instances: dict[InstanceKey, Instance] = {}
+        self.asleep: OrderedDict[InstanceKey, Instance] = OrderedDict()
         self.draining = False
         self.ready = asyncio.Event()
         self._ownership = Ownership(self)
         self._intake = Intake(self._ownership)
         self._messages = Messages(self._ownership)
+        self._due = Due(self._ownership)
+        self._dispatcher = Dispatcher(world)
         self._sweeper = Sweeper(self)
         self._orphans = Orphans(self)
         self._group: asyncio.TaskGroup | None = None
@@ -81,6 +88,8 @@ class Engine:
                 for name in self.workflows:
                     self._pulls.append(group.create_task(self._pull_starts(name)))
                     self._pulls.append(group.create_task(self._pull_messages(name)))
+                    self._pulls.append(group.create_task(self._pull_due(name)))
+                self._pulls.append(group.create_task(self._dispatcher.run()))
                 self.ready.set()
                 await self._drained.wait()
                 # The pulls as well: a drain that came before them did not see them.
@@ -90,6 +99,9 @@ class Engine:
             for instance in list(self.instances.values()):
                 instance.drop()
             self.instances.clear()
+            for instance in self.asleep.values():
+                instance.close()
+            self.asleep.clear()
             await self._unserve()
 
     # --- what is pulled
@@ -104,12 +116,17 @@ class Engine:
                 QueueKind.START, workflow, min(room, _MOST_MESSAGES)
             ):
                 self._starting += 1
-                self._handle_soon(delivery, is_start=True)
+                self._handle_soon(self._start(delivery), delivery)
 
     async def _pull_messages(self, workflow: str) -> None:
         while True:
             for delivery in await self.world.queues.pull(QueueKind.MESSAGE, workflow, _MOST_MESSAGES):
-                self._handle_soon(delivery, is_start=False)
+                self._handle_soon(self.handle(delivery), delivery)
+
+    async def _pull_due(self, workflow: str) -> None:
+        while True:
+            for delivery in await self.world.queues.pull(QueueKind.DUE, workflow, _MOST_MESSAGES):
+                self._handle_soon(self._due.handle(delivery), delivery)
 
     async def _wait_for_room(self) -> None:
         self._room.clear()
@@ -119,24 +136,27 @@ class Engine:
         except TimeoutError:
             return
 
-    def _handle_soon(self, delivery: Delivery, *, is_start: bool) -> None:
-        task = self.spawn(self._handle_guarded(delivery, is_start))
+    def _handle_soon(self, handling: Coroutine[Any, Any, None], delivery: Delivery) -> None:
+        task = self.spawn(self._guarded(handling, delivery))
         self._handling.add(task)
         task.add_done_callback(self._handling.discard)
 
-    async def _handle_guarded(self, delivery: Delivery, is_start: bool) -> None:
+    async def _guarded(self, handling: Coroutine[Any, Any, None], delivery: Delivery) -> None:
         """One of the two loop boundaries: whatever goes wrong with one message is that message's affair."""
         try:
-            await self.handle(delivery)
+            await handling
         except Exception:  # noqa: BLE001 - the boundary
             _log.exception(
                 "handling message %s of %r failed; it will be tried again", delivery.source, delivery.workflow
             )
             delivery.nak(5.0)
+
+    async def _start(self, delivery: Delivery) -> None:
+        try:
+            await self.handle(delivery)
         finally:
-            if is_start:
-                self._starting -= 1
-                self._room.set()
+            self._starting -= 1
+            self._room.set()
 
     async def handle(self, delivery: Delivery) -> None:
         """Handle one message, pulled or forwarded."""
@@ -168,10 +188,17 @@ class Engine:
             return
         if instance.stalled is not None:
             _log.error("%r stalls: %s", instance.key, instance.stalled)
+        await settle_effects(instance)
+        if instance.dropped:
+            return
+        if instance.waits and instance.woken:
+            # It looked once more: something came while its effects were acknowledged (L6).
+            instance.stay()
+            return
         if not await rest(instance, let_go=let_go):
             self.memory_lost(instance)
             return
-        instance.dropped = True
+        instance.fall_asleep()
         self.forget(instance)
         if instance.notify:
             told = outcome(instance)
@@ -179,7 +206,24 @@ class Engine:
                 self.world.wire.notify(inbox, told)
         # After the notices: the server removes an acked message before it reads on, with fsync for milliseconds.
         acknowledge(instance, let_go=let_go)
-        instance.close()
+        if instance.waits and not let_go:
+            self._keep(instance)
+        else:
+            instance.close()
+
+    def _keep(self, instance: Instance) -> None:
+        """Remember a resting instance, so that waking it needs no replay; the longest asleep is forgotten first."""
+        self.asleep[instance.key] = instance
+        self.asleep.move_to_end(instance.key)
+        if len(self.asleep) > self.tuning.cached:
+            _, oldest = self.asleep.popitem(last=False)
+            oldest.close()
+
+    def update_answered(self, instance: Instance, answered: UpdateAnswered) -> None:
+        """Tell whoever waits for an update; it is recorded."""
+        inbox = instance.execution.handlers.inboxes.pop(answered.id, "")
+        if inbox:
+            self.world.wire.notify(inbox, update_notice(answered))
 
     def memory_lost(self, instance: Instance) -> None:
         """Drop the memory; the messages it held are given back, and whoever gets them looks at the record."""
@@ -243,7 +287,8 @@ class Engine:
             # Its commit is unanswered: nothing else of it may be written (L3); whoever takes over reads what landed.
             self.memory_lost(instance)
         elif not instance.dropped and instance.execution.ending is None and instance.stalled is None:
-            await self._rest(instance, let_go=True)
+            # One that only waits rests as it would anyway; one at work is for others to take up at once.
+            await self._rest(instance, let_go=bool(instance.execution.activities))
 
     async def _ended_rests(self) -> None:
         left = [instance.rested for instance in self.instances.values()]

@@ -23,9 +23,14 @@ from romancy_nats.core.events import (
     Delivered,
     Ending,
     Event,
+    EventReceived,
+    MessageReceived,
     TimerCancelled,
     TimerFired,
     TimerStarted,
+    UpdateAnswered,
+    WaitEnded,
+    WaitStarted,
 )
 from romancy_nats.core.execution import Execution
 from romancy_nats.core.headers import MESSAGE_ID
@@ -33,13 +38,17 @@ from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
 from romancy_nats.errors import PayloadTooLargeError, RomancyError, WorkflowRuleError
 from romancy_nats.ports import Delivery, Refusal, Refused, World, WriteReply
+from romancy_nats.runtime.alarms import Alarms
 from romancy_nats.runtime.attempts import Attempts, Workshop
 from romancy_nats.runtime.lease import Lease
+from romancy_nats.runtime.registrations import Registrations
 from romancy_nats.runtime.tuning import Tuning
 from romancy_nats.runtime.writing import read_commit, write_record
 
 _log = logging.getLogger("romancy.worker")
 _MICROSECONDS = 1_000_000
+_RETRY = "retry:"
+_OUT_OF_ORDER_PAUSE = 0.1
 
 
 class Owner(Protocol):
@@ -54,6 +63,9 @@ class Owner(Protocol):
     def turn_over(self, instance: Instance) -> None:
         """The instance has ended, stalled, or has nothing left to wait for: bring it to rest."""
 
+    def update_answered(self, instance: Instance, answered: UpdateAnswered) -> None:
+        """Tell whoever waits for an update; it is recorded."""
+
     def memory_lost(self, instance: Instance) -> None:
         """A write was refused: the memory is worthless; look at the record again (L3)."""
 
@@ -64,6 +76,7 @@ class HeldDelivery:
 
     delivery: Delivery
     commit: int = 0
+    moot: bool = False
 
 
 class Sent(NamedTuple):
@@ -101,7 +114,10 @@ class Instance:
         self._carried: list[HeldDelivery] = []
         self._sent = Sent(0, b"", "", 0)
         self._attempts: dict[str, Attempts] = {}
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self.alarms = Alarms(owner.world.clock)
+        self.registrations = Registrations(self)
+        self.over: list[WaitStarted] = []
+        self._linger: asyncio.TimerHandle | None = None
         loop = asyncio.get_running_loop()
         execution.on_violation = lambda: _ignore(loop.call_soon_threadsafe(self._rule_broken))
 
@@ -112,6 +128,9 @@ class Instance:
         if self.dropped:
             return
         self._inbox.append((event, held))
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
         if not self._busy:
             self._turn()
 
@@ -134,6 +153,8 @@ class Instance:
 
     def attempt_failed(self, event: ActivityAttemptFailed, *, commit: bool) -> None:
         """An attempt failed and another follows: recorded now, or with whatever comes next."""
+        if event.retry_at:
+            self._attempts.pop(event.id, None)
         if commit:
             self.give(event)
         elif not self.dropped:
@@ -155,6 +176,12 @@ class Instance:
         for id in self.execution.timers:
             if not any(isinstance(c, TimerStarted) and c.id == id for c in owed):
                 self._arm(id)
+        for wait in self.execution.waiting.open.values():
+            if not any(isinstance(c, WaitStarted) and c.id == wait.started.id for c in owed):
+                self.registrations.begin(wait.started)
+        for started in self.over:
+            self.registrations.forget(started)
+        self.over.clear()
         self._turn()
 
     def poke(self) -> None:
@@ -164,7 +191,7 @@ class Instance:
         for id in self.execution.activities:
             if id not in self._attempts:
                 self._begin_activity(id)
-        if self._inbox:
+        if self._inbox or self._batch:
             self._turn()
 
     def _rule_broken(self) -> None:
@@ -202,9 +229,18 @@ class Instance:
             if batch and size > self.owner.tuning.max_message // 2:
                 break
             del self._inbox[0]
-            if execution.ending is not None or self._is_late(event):
+            if execution.ending is not None:
+                continue
+            if self._is_late(event):
+                # Moot: whoever waited has its answer, or waits no longer. Nothing is lost by acknowledging it.
+                if held is not None:
+                    held.moot = True
                 continue
             if held is not None:
+                if self._is_early(event, held):
+                    self.held.remove(held)
+                    held.delivery.nak(_OUT_OF_ORDER_PAUSE)
+                    continue
                 self._carried.append(held)
                 if self._is_known(held):
                     continue
@@ -223,11 +259,22 @@ class Instance:
             return True
         return held.delivery.headers.get(MESSAGE_ID, "") in self.execution.seen_ids
 
+    def _is_early(self, event: Delivered, held: HeldDelivery) -> bool:
+        """Whether an earlier message of the same sender is still on its way; one that is lost is not waited for."""
+        if not isinstance(event, MessageReceived) or not event.order:
+            return False
+        waited = self.owner.world.clock.now() - held.delivery.time / _MICROSECONDS
+        if waited > 3 * self.owner.tuning.ack_wait:
+            return False
+        return self.execution.waiting.out_of_order(event.sender, event.order)
+
     def _is_late(self, event: Delivered) -> bool:
         if isinstance(event, ActivityCompleted | ActivityFailed | ActivityAttemptFailed):
             return event.id not in self.execution.activities
         if isinstance(event, TimerFired):
             return event.id not in self.execution.timers
+        if isinstance(event, EventReceived):
+            return event.wait not in self.execution.waiting.open
         return False
 
     def _commit(self, batch: list[Event], now: int, open: bool) -> None:
@@ -296,11 +343,55 @@ class Instance:
         self._go_on(batch)
 
     def _settled(self) -> None:
-        """Nothing is left to do in this turn: rest if the instance has ended, stalled, or waits for nothing."""
-        over = self.stalled is not None or self.execution.ending is not None or not self.execution.waits
-        if over and not self._busy and not self.dropped:
+        """Nothing is left to do in this turn: rest if nothing can come, or linger if nothing will come soon."""
+        if self._busy or self.dropped:
+            return
+        if self.stalled is not None or self.execution.ending is not None or not self.execution.waits:
             self._busy = True
             self.owner.turn_over(self)
+        elif self._linger is None and self.may_rest():
+            linger = self.owner.tuning.linger
+            self._linger = asyncio.get_running_loop().call_later(linger, self._lingered)
+
+    def may_rest(self) -> bool:
+        """Whether only timers that are not due soon, events and messages are waited for (L6, L8)."""
+        if self._attempts or self._inbox or self._busy or self.stopping:
+            return False
+        due = self.alarms.earliest()
+        soon = self.owner.world.clock.now() + self.owner.tuning.rest_from
+        return due == 0 or due > soon * _MICROSECONDS
+
+    def _lingered(self) -> None:
+        self._linger = None
+        if not self.dropped and self.may_rest():
+            self._busy = True
+            self.owner.turn_over(self)
+
+    def stay(self) -> None:
+        """Something came while it was going to rest: it does not (L6)."""
+        self._busy = False
+        self._turn()
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is neither ended nor stalled, and something may still come."""
+        return self.stalled is None and self.execution.ending is None and self.execution.waits
+
+    @property
+    def woken(self) -> bool:
+        """Whether something has arrived that no commit holds yet."""
+        return bool(self._inbox)
+
+    def fall_asleep(self) -> None:
+        """At rest: the workflow code stays in memory, nobody may touch it before `wake_up`."""
+        self.dropped = True
+        self.alarms.clear()
+
+    def wake_up(self, record: InstanceRecord, revision: int) -> None:
+        """Owned again, by compare-and-set on the very revision that our own rest produced (L4)."""
+        self.record, self.revision, self.incarnation = record, revision, record.owner
+        self.dropped = self._busy = False
+        self.rested = asyncio.get_running_loop().create_future()
 
     async def _settle_commit(self, reply: WriteReply) -> None:
         """The commit has no plain success: send it again, unchanged, until the server says what it is (L3)."""
@@ -353,11 +444,23 @@ class Instance:
             elif isinstance(event, TimerStarted):
                 self._arm(event.id)
             elif isinstance(event, TimerCancelled):
-                self._disarm(event.id)
+                self.alarms.cancel(event.id)
+            elif isinstance(event, ActivityAttemptFailed):
+                if event.retry_at and event.id in self.execution.activities:
+                    self._retry_later(event.id, event.retry_at)
+            elif isinstance(event, WaitStarted):
+                self.registrations.begin(event)
+            elif isinstance(event, WaitEnded):
+                self.registrations.end(event.id)
+            elif isinstance(event, UpdateAnswered):
+                self.owner.update_answered(self, event)
 
     def _begin_activity(self, id: str) -> None:
         pending = self.execution.activities.get(id)
         if pending is None or self.stopping or not self.owner.lease.valid():
+            return
+        if pending.retry_at > self.owner.world.clock.now() * _MICROSECONDS:
+            self._retry_later(id, pending.retry_at)
             return
         attempts = Attempts(self.owner.workshop, self.key, pending, self)
         self._attempts[id] = attempts
@@ -370,23 +473,25 @@ class Instance:
 
     def _arm(self, id: str) -> None:
         timer = self.execution.timers.get(id)
-        if timer is None or self.stopping:
-            return
-        wait = timer.when() - self.owner.world.clock.now()
-        self._timers[id] = asyncio.get_running_loop().call_later(max(0.0, wait), self._fired, id)
-
-    def _disarm(self, id: str) -> None:
-        handle = self._timers.pop(id, None)
-        if handle is not None:
-            handle.cancel()
+        if timer is not None and not self.stopping:
+            self.alarms.set(id, round(timer.when() * _MICROSECONDS), self._fired)
 
     def _fired(self, id: str) -> None:
-        timer = self.execution.timers.get(id)
-        self._timers.pop(id, None)
-        if timer is not None and timer.when() > self.owner.world.clock.now():
-            self._arm(id)  # never early (L8): the loop's clock and the wall clock need not agree
-        elif timer is not None:
+        if id in self.execution.timers:
             self.give(TimerFired(id))
+
+    def _retry_later(self, id: str, due: int) -> None:
+        if not self.stopping:
+            self.alarms.set(_RETRY + id, due, lambda alarm: self._begin_activity(alarm.removeprefix(_RETRY)))
+
+    def fire_due(self, now: int) -> None:
+        """Let everything fire that is due by the server's clock, which woke the instance (L8)."""
+        for id, timer in list(self.execution.timers.items()):
+            if round(timer.when() * _MICROSECONDS) <= now:
+                self.alarms.cancel(id)
+                self._inbox.append((TimerFired(id), None))
+        for pending in self.execution.activities.values():
+            pending.retry_at = 0 if pending.retry_at <= now else pending.retry_at
 
     # --- the end of the memory
 
@@ -395,8 +500,7 @@ class Instance:
         for attempts in list(self._attempts.values()):
             attempts.give_up()
         self._attempts.clear()
-        for handle in self._timers.values():
-            handle.cancel()
+        self.alarms.clear()
         self.stopping = True
         if self._inbox and not self._busy:
             self._turn()
@@ -423,9 +527,7 @@ class Instance:
         for attempts in list(self._attempts.values()):
             attempts.give_up()
         self._attempts.clear()
-        for handle in self._timers.values():
-            handle.cancel()
-        self._timers.clear()
+        self.alarms.clear()
         self.execution.evict()
 
 

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import logging
 
-from romancy_nats.core.events import (
-    CancelRequested,
-    MessageEvent,
-    RetryRequested,
-    TerminateRequested,
-    WorkflowTerminated,
-)
-from romancy_nats.core.headers import KIND, MESSAGE_ID
+from romancy_nats.core.events import EventReceived, TerminateRequested, WorkflowTerminated
+from romancy_nats.core.headers import KIND, MESSAGE_ID, REPLY_TO
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
 from romancy_nats.errors import InvalidNameError
 from romancy_nats.ports import Delivery, Held, Refused
 from romancy_nats.runtime.claim import microseconds
 from romancy_nats.runtime.instance import HeldDelivery, Instance
+from romancy_nats.runtime.notices import rejection
 from romancy_nats.runtime.ownership import Ownership
-from romancy_nats.runtime.writing import read_commit, read_record, write_record
+from romancy_nats.runtime.reading import is_of_another_generation, read_message
+from romancy_nats.runtime.writing import read_commit, write_record
 
 _log = logging.getLogger("romancy.worker")
 ENDING_KINDS = {"cancel": InstanceStatus.CANCELLED, "terminate": InstanceStatus.TERMINATED}
-_HARMLESS_AFTER_THE_END = {"cancel", "terminate", "retry", "resume"}
+_MOOT_AFTER_THE_END = {"cancel", "terminate", "retry", "resume", "event"}
+_KINDS = _MOOT_AFTER_THE_END | {"message", "update"}
 _LONGEST_WAIT = 86_400_000_000
 _STALLED_PAUSE = 30.0
 
@@ -38,7 +35,7 @@ class Messages:
     async def handle(self, delivery: Delivery) -> None:
         """Give the message to its instance, wherever that is."""
         kind = delivery.headers.get(KIND, "")
-        if kind not in _HARMLESS_AFTER_THE_END:
+        if kind not in _KINDS:
             await self._ownership.park(delivery, f"a message of unknown kind {kind!r}")
             return
         try:
@@ -51,7 +48,7 @@ class Messages:
             if instance is not None:
                 self._take(instance, delivery, kind)
                 return
-            held = await read_record(self._engine.world, key)
+            held = await self._ownership.held(key)
             if held is None:
                 await self._nobody_there(key, delivery, kind)
             else:
@@ -69,6 +66,8 @@ class Messages:
                 delivery.nak()
             else:
                 delivery.ack()
+        elif kind == "event":
+            delivery.ack()
         elif microseconds(self._engine) - delivery.time > _LONGEST_WAIT:
             await self._ownership.park(
                 delivery, f"InstanceNotFoundError: no instance {key.id!r} within a day"
@@ -79,7 +78,7 @@ class Messages:
     async def _deliver(self, key: InstanceKey, held: Held, delivery: Delivery, kind: str) -> None:
         record = held.record
         if record.status.ended:
-            delivery.ack()
+            await self._after_the_end(record, delivery, kind)
             return
         resting = not record.owner and record.status is not InstanceStatus.QUEUED
         if kind == "resume" and resting:
@@ -98,6 +97,18 @@ class Messages:
         self._take(instance, delivery, kind, begin=False)
         self._ownership.go_on(instance)
 
+    async def _after_the_end(self, record: InstanceRecord, delivery: Delivery, kind: str) -> None:
+        """Late messages are answered, or parked; none is swallowed (L5)."""
+        if kind == "update":
+            text = f"the instance has ended ({record.status})"
+            self._engine.world.wire.notify(delivery.headers.get(REPLY_TO, ""), rejection(text))
+        if kind in _MOOT_AFTER_THE_END or kind == "update":
+            delivery.ack()
+        else:
+            await self._ownership.park(
+                delivery, f"InstanceEndedError: the instance has ended ({record.status})"
+            )
+
     async def _still_stalled(self, instance: Instance, delivery: Delivery, kind: str) -> None:
         """The code does not fit the history: a terminate needs no code, a cancel waits until it does."""
         if kind == "terminate":
@@ -108,7 +119,7 @@ class Messages:
             instance.stalled = None
             instance.end_without_code([event, WorkflowTerminated(event.reason)], held)
             return
-        if kind == "cancel":
+        if kind not in ("retry", "resume"):
             delivery.nak(_STALLED_PAUSE)
         else:
             instance.held.append(HeldDelivery(delivery, max(1, instance.commits)))
@@ -122,20 +133,17 @@ class Messages:
         if kind == "resume" or known:
             instance.held.append(HeldDelivery(delivery, 1))
             return
+        try:
+            event = read_message(kind, delivery)
+        except (ValueError, TypeError, KeyError) as error:
+            self._engine.spawn(self._ownership.park(delivery, f"a {kind} that cannot be read: {error}"))
+            return
+        if isinstance(event, EventReceived) and is_of_another_generation(instance.record, delivery):
+            delivery.ack()
+            return
         held = HeldDelivery(delivery)
         instance.held.append(held)
-        event = _event(kind, delivery, message_id)
         if begin:
             instance.give(event, held)
         else:
             instance.expect(event, held)
-
-
-def _event(kind: str, delivery: Delivery, message_id: str) -> MessageEvent:
-    source = delivery.source
-    text = delivery.data.decode(errors="replace")[:4000]
-    if kind == "cancel":
-        return CancelRequested(text, source.stream, source.sequence, message_id)
-    if kind == "terminate":
-        return TerminateRequested(text, source.stream, source.sequence, message_id)
-    return RetryRequested(source.stream, source.sequence, message_id)

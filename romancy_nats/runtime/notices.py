@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 import msgpack
 
-from romancy_nats.core.events import WorkflowCompleted, WorkflowFailed
+from romancy_nats.core.events import UpdateAnswered, WorkflowCompleted, WorkflowFailed
+from romancy_nats.core.failure import Failure
 from romancy_nats.core.record import InstanceStatus
+from romancy_nats.errors import UpdateRejectedError
 from romancy_nats.runtime.instance import Instance
 
 _LARGEST = 500_000
@@ -34,6 +36,18 @@ def outcome(instance: Instance) -> bytes:
     if payload is not None and len(payload) > _LARGEST:
         payload = None
     return msgpack.packb((str(instance.record.status), payload))
+
+
+def update_notice(answered: UpdateAnswered) -> bytes:
+    """What the caller of an update is told."""
+    return msgpack.packb((answered.result, answered.failure, answered.rejected))
+
+
+def rejection(text: str) -> bytes:
+    """The notice for an update that nobody will carry out."""
+    return update_notice(
+        UpdateAnswered("", failure=Failure.of(UpdateRejectedError(text)).encode(), rejected=True)
+    )
 
 
 def read_outcome(notice: bytes) -> Outcome | None:

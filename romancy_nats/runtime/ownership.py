@@ -71,9 +71,24 @@ class Ownership:
         record, revision = claimed
         if owner:
             _log.info("%r: taken over from %s", key, owner)
-        instance = await claim.load(engine, engine.execution(key, record.generation), record, revision)
+        asleep = engine.asleep.pop(key, None)
+        if asleep is not None and asleep.revision == held.revision:
+            # The very revision that its own rest produced: its memory is as good as a replay (L4).
+            instance = asleep
+            instance.wake_up(record, revision)
+        else:
+            if asleep is not None:
+                asleep.close()
+            instance = await claim.load(engine, engine.execution(key, record.generation), record, revision)
         engine.instances[key] = instance
         return instance
+
+    async def held(self, key: InstanceKey) -> Held | None:
+        """The record as it is known here without asking, if the instance rested here last, else the leader's."""
+        asleep = self.engine.asleep.get(key)
+        if asleep is not None:
+            return Held(asleep.record, asleep.revision)
+        return await read_record(self.engine.world, key)
 
     def go_on(self, instance: Instance) -> None:
         """Let a loaded instance go on where its history ends."""

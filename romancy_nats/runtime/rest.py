@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import logging
 from dataclasses import replace
 
 from romancy_nats.core.events import WorkflowCancelled, WorkflowCompleted, WorkflowFailed, WorkflowTerminated
 from romancy_nats.core.failure import Failure
+from romancy_nats.core.waits import EVENT
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
 from romancy_nats.ports import Refused
 from romancy_nats.runtime.claim import microseconds
@@ -16,13 +18,23 @@ from romancy_nats.runtime.writing import write_record
 
 _log = logging.getLogger("romancy.worker")
 _LONGEST_ERROR = 4000
+_MOST_NAMES = 50
 
 
 def resting_record(instance: Instance, *, let_go: bool = False) -> InstanceRecord:
     """What the record says once nobody owns the instance."""
     owner = instance.owner
     now = microseconds(owner)
-    rested = replace(instance.record, owner="", commits=instance.commits, updated=now, takeovers=0, code="")
+    rested = replace(
+        instance.record,
+        owner="",
+        commits=instance.commits,
+        settled=instance.commits,
+        updated=now,
+        takeovers=0,
+        next_due=0,
+        code="",
+    )
     if let_go:
         return replace(rested, status=InstanceStatus.QUEUED)
     ending = instance.execution.ending
@@ -43,6 +55,8 @@ def resting_record(instance: Instance, *, let_go: bool = False) -> InstanceRecor
             return replace(rested, status=InstanceStatus.CANCELLED, ended=now, error=reason)
         case WorkflowTerminated(reason):
             return replace(rested, status=InstanceStatus.TERMINATED, ended=now, error=reason)
+        case None if instance.execution.waits:
+            return _waiting(rested, instance)
         case None:
             text = (
                 "the workflow waits for nothing that could ever wake it; cancel it, or retry with other code"
@@ -51,6 +65,41 @@ def resting_record(instance: Instance, *, let_go: bool = False) -> InstanceRecor
             return replace(
                 rested, status=InstanceStatus.STALLED, error=text, error_type="WorkflowRuleError", code=code
             )
+
+
+def _waiting(rested: InstanceRecord, instance: Instance) -> InstanceRecord:
+    """At rest until something comes: the status is that of the wait issued first, a bare timer if there is no other."""
+    waits = [wait.started for wait in instance.execution.waiting.open.values()]
+    names = [f"{wait.kind}:{wait.type}" + (f"/{wait.key}" if wait.keyed else "") for wait in waits]
+    names += list(instance.execution.timers) + [f"retry:{id}" for id in instance.execution.activities]
+    status = InstanceStatus.WAITING_FOR_TIMER
+    if waits:
+        status = (
+            InstanceStatus.WAITING_FOR_EVENT if waits[0].kind == EVENT else InstanceStatus.WAITING_FOR_MESSAGE
+        )
+    if rested.status is InstanceStatus.COMPENSATING:
+        status = InstanceStatus.COMPENSATING
+    return replace(
+        rested, status=status, waiting_for=names[:_MOST_NAMES], next_due=instance.alarms.earliest()
+    )
+
+
+async def settle_effects(instance: Instance) -> None:
+    """What has to be on the server before the rest (L5): registrations, and the wake-up for the earliest timer."""
+    await instance.registrations.done()
+    timers = instance.owner.world.timers
+    generation = instance.record.generation
+    due = instance.alarms.earliest()
+    while not instance.dropped:
+        if due:
+            reply = await timers.arm(instance.key, generation, due)
+        elif instance.record.next_due:
+            reply = await timers.disarm(instance.key, generation)
+        else:
+            return
+        if isinstance(reply, int | Refused):
+            return
+        await asyncio.sleep(0.1)
 
 
 async def rest(instance: Instance, *, let_go: bool = False) -> bool:
@@ -70,10 +119,10 @@ def acknowledge(instance: Instance, *, let_go: bool = False) -> None:
     for held in instance.held:
         if let_go:
             held.delivery.nak()
-        elif 0 < held.commit <= instance.record.commits or ended:
+        elif 0 < held.commit <= instance.record.commits or ended or held.moot:
             held.delivery.ack()
         else:
-            held.delivery.nak(1.0)
+            held.delivery.nak()
     instance.held.clear()
     if not instance.rested.done():
         instance.rested.set_result(instance.record.commits)
