@@ -154,6 +154,10 @@ class Queues(Protocol):
         """Wait for messages: one at least, or none after a while. Cancelling it loses nothing."""
         ...
 
+    async def stop_pulling(self) -> None:
+        """Hear nothing more, then give back what was pulled and not handed out; after the last `pull`."""
+        ...
+
     async def fetch(self, source: Source) -> Delivery | None:
         """A message by its place, as a forward names it; its answers do nothing, the forwarder gives them (L6)."""
         ...
@@ -180,7 +184,7 @@ class Unclaimed(NamedTuple):
 
     token: str
     workflow: str
-    count: int
+    starts: int
 
 
 class Orphans(Protocol):

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+_LEAST = 20
 _STYLES = {
     "completed": "green",
     "failed": "red",
@@ -40,10 +41,14 @@ def print_rows(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empt
     if not told:
         console.print(Text(empty, style="dim"))
         return
+    # Ids are there to be copied: on a narrow terminal the last column gives way, then the terminal wraps.
+    fixed = sum(max(map(len, column)) + 2 for column in list(zip(columns, *told, strict=True))[:-1])
+    left = max(console.width - fixed, _LEAST)
     table = Table(*columns, box=None, header_style="bold", pad_edge=False)
     for row in told:
-        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
-    console.print(table)
+        last = row[-1] if len(row[-1]) <= left else f"{row[-1][: left - 1]}…"
+        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in (*row[:-1], last)))
+    Console(width=fixed + left).print(table)
 
 
 def print_pairs(pairs: Iterable[tuple[str, object]]) -> None:

@@ -59,6 +59,22 @@ def encode_commit(
     return _pack((VERSION, id, incarnation, fence, time, open, packed))
 
 
+def split(events: Sequence[Event], most: int) -> list[list[Event]] | None:
+    """The events in portions of at most so many bytes, in order; None when one of them alone is larger."""
+    portions: list[list[Event]] = [[]]
+    size = 0
+    for event in events:
+        weight = len(_pack((TAGS[type(event)], *event)))
+        if weight > most:
+            return None
+        if size + weight > most:
+            portions.append([])
+            size = 0
+        portions[-1].append(event)
+        size += weight
+    return portions
+
+
 def _event(fields: list[Any]) -> Event:
     cls = CLASSES[fields[0]]
     known = len(cls._fields) + 1

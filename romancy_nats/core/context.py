@@ -10,7 +10,7 @@ from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 from uuid import UUID
 
 from romancy_nats.core import sending
@@ -108,9 +108,17 @@ class WorkflowContext:
             )
         return self._execution.run_activity(activity, args, kwargs)
 
+    @overload
+    def step(
+        self, name: str, fn: Callable[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, R]: ...
+    @overload
     def step(
         self, name: str, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Coroutine[Any, Any, R]:
+    ) -> Coroutine[Any, Any, R]: ...
+    def step(
+        self, name: str, fn: Callable[..., object], /, *args: Any, **kwargs: Any
+    ) -> Coroutine[Any, Any, Any]:
         """Make a closure durable: `fn`, plain or async, runs once as an activity called `name`."""
         return self._execution.run_activity(step_activity(name, fn), args, kwargs)
 

@@ -54,6 +54,7 @@ from romancy_nats.core.events import (
 from romancy_nats.core.failure import Failure
 from romancy_nats.core.handlers import Handlers
 from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.limits import fitting
 from romancy_nats.core.loop import DeterministicLoop, Evicted, WorkflowTimer
 from romancy_nats.core.payload import ValueCodec
 from romancy_nats.core.saga import Saga, Undo
@@ -232,7 +233,8 @@ class Execution:
             )
         self._ids.add(id)
         place = determinism.calling_place() if self.replaying else ""
-        return self._activity(id, activity, activity.parameters.encode(args, kwargs), "", place)
+        input = fitting(activity.parameters.encode(args, kwargs), f"the input of activity {activity.name!r}")
+        return self._activity(id, activity, input, "", place)
 
     async def _activity(
         self, id: str, activity: Activity[..., R], input: bytes, compensates: str, place: str = ""
@@ -419,7 +421,8 @@ class Execution:
     async def _body(self, started: WorkflowStarted) -> Ending:
         try:
             args, kwargs = self.workflow.parameters.decode(started.input)
-            result = self.workflow.result.encode(await self.workflow.fn(self._context, *args, **kwargs))
+            returned = await self.workflow.fn(self._context, *args, **kwargs)
+            result = fitting(self.workflow.result.encode(returned), f"the result of {self.key!r}")
             failure = None
         except (Evicted, GeneratorExit):
             raise

@@ -16,6 +16,8 @@ import msgpack
 from romancy_nats.errors import PayloadError, PayloadTooLargeError
 
 MAX_BYTES = 1024 * 1024
+MAX_VALUE = 1_000_000
+"""Bytes of the arguments of a call or of a result: what fits into a message of the server with its envelope."""
 MAX_DEPTH = 64
 MAX_NODES = 100_000
 
@@ -35,6 +37,13 @@ _FIXED_EXT = {0xD4: 1, 0xD5: 2, 0xD6: 4, 0xD7: 8, 0xD8: 16}
 _SIZED_EXT = {0xC7: 1, 0xC8: 2, 0xC9: 4}
 _ARRAYS = {0xDC: 2, 0xDD: 4}
 _MAPS = {0xDE: 2, 0xDF: 4}
+
+
+def fitting(data: bytes, what: str) -> bytes:
+    """The bytes themselves; raises PayloadTooLargeError, which names what they are."""
+    if len(data) > MAX_VALUE:
+        raise PayloadTooLargeError(what, len(data), MAX_VALUE)
+    return data
 
 
 def parse_body(data: bytes, content_type: str | None = None, *, max_bytes: int = MAX_BYTES) -> object:

@@ -81,12 +81,15 @@ class Pull:
         self._closed = True
         self._connection.on_reconnect.remove(self._reconnected)
         self._connection.on_denied.remove(self._denied)
-        while self._buffer:
-            self._buffer.popleft().nak()
         self._wake()
-        if self._subscription is not None:
-            subscription, self._subscription = self._subscription, None
-            await subscription.drain()
+        try:
+            if self._subscription is not None:
+                subscription, self._subscription = self._subscription, None
+                await subscription.drain()
+        finally:
+            # Only now: while the pull is open the server hands them straight back, into an inbox that goes away.
+            while self._buffer:
+                self._buffer.popleft().nak()
 
     # --- asking
 
@@ -164,9 +167,6 @@ class Pull:
             return
         delivered = Delivered(self._connection, msg)
         self._credit = max(0, self._credit - 1)
-        if self._closed:
-            delivered.nak()
-            return
         self._buffer.append(delivered)
         if self._waiters:
             self._wake()

@@ -70,7 +70,7 @@ class Handed:
 
 
 class JetStreamQueues:
-    """Implements `ports.Queues`. Call `close` at the end."""
+    """Implements `ports.Queues`. Call `stop_pulling` at the end."""
 
     def __init__(self, connection: Connection, subjects: Subjects) -> None:
         self._connection = connection
@@ -86,8 +86,8 @@ class JetStreamQueues:
         }
         self._pulls: dict[tuple[QueueKind, str], Pull] = {}
 
-    async def close(self) -> None:
-        """Give back what was pulled but not handed out."""
+    async def stop_pulling(self) -> None:
+        """Hear nothing more, then give back what was pulled and not handed out; after the last `pull`."""
         pulls = list(self._pulls.values())
         self._pulls.clear()
         for pull in pulls:

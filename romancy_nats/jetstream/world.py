@@ -110,4 +110,4 @@ async def open_world(
                 lease_ttl=lease_ttl,
             )
         finally:
-            await queues.close()
+            await queues.stop_pulling()

@@ -116,17 +116,17 @@ class Engine:
                 QueueKind.START, workflow, min(room, _MOST_MESSAGES)
             ):
                 self._starting += 1
-                self._handle_soon(self._start(delivery), delivery)
+                self.handle_soon(self._start(delivery), delivery)
 
     async def _pull_messages(self, workflow: str) -> None:
         while True:
             for delivery in await self.world.queues.pull(QueueKind.MESSAGE, workflow, _MOST_MESSAGES):
-                self._handle_soon(self.handle(delivery), delivery)
+                self.handle_soon(self.handle(delivery), delivery)
 
     async def _pull_due(self, workflow: str) -> None:
         while True:
             for delivery in await self.world.queues.pull(QueueKind.DUE, workflow, _MOST_MESSAGES):
-                self._handle_soon(self._due.handle(delivery), delivery)
+                self.handle_soon(self._due.handle(delivery), delivery)
 
     async def _wait_for_room(self) -> None:
         self._room.clear()
@@ -136,7 +136,8 @@ class Engine:
         except TimeoutError:
             return
 
-    def _handle_soon(self, handling: Coroutine[Any, Any, None], delivery: Delivery) -> None:
+    def handle_soon(self, handling: Coroutine[Any, Any, None], delivery: Delivery) -> None:
+        """Handle one message in a task of its own; whatever goes wrong with it stays there."""
         task = self.spawn(self._guarded(handling, delivery))
         self._handling.add(task)
         task.add_done_callback(self._handling.discard)
@@ -245,6 +246,10 @@ class Engine:
         await self._unserve()
 
     async def _lease_regained(self) -> None:
+        for instance in list(self.instances.values()):
+            if instance.incarnation != self.lease.incarnation:
+                # Claimed for the old incarnation while the new one was being taken: it must not commit (L10).
+                self.memory_lost(instance)
         if self.lease.incarnation != self._served:
             await self._serve()
         for instance in list(self.instances.values()):
@@ -265,6 +270,10 @@ class Engine:
         self.draining = True
         for task in self._pulls:
             task.cancel()
+        if self._pulls:
+            await asyncio.wait(self._pulls)
+        # Before anything is given back: with a pull open the server would hand it to us again.
+        await self.world.queues.stop_pulling()
         if self._handling:
             await asyncio.wait(list(self._handling), timeout=self.tuning.grace)
         rested = [instance.rested for instance in self.instances.values()]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, cast
 
-from romancy_nats.core.commit import Commit, encode_commit
+from romancy_nats.core.commit import Commit, encode_commit, split
 from romancy_nats.core.events import (
     ActivityAbandoned,
     ActivityAttemptFailed,
@@ -49,6 +49,7 @@ _log = logging.getLogger("romancy.worker")
 _MICROSECONDS = 1_000_000
 _RETRY = "retry:"
 _OUT_OF_ORDER_PAUSE = 0.1
+_ROOM = 40_000
 
 
 class Owner(Protocol):
@@ -112,6 +113,7 @@ class Instance:
         self._busy = False
         self._batch: list[Event] = []
         self._carried: list[HeldDelivery] = []
+        self._portions: list[tuple[list[Event], int, bool]] = []
         self._sent = Sent(0, b"", "", 0)
         self._attempts: dict[str, Attempts] = {}
         self.alarms = Alarms(owner.world.clock)
@@ -282,11 +284,21 @@ class Instance:
         id = self.owner.world.chance.id()
         data = encode_commit(id, self.incarnation, self.revision, now, batch, open)
         n = self.commits + 1
-        if len(data) > self.owner.tuning.max_message + 40_000:
-            self._too_large(batch, now, len(data))
+        if len(data) > self.owner.tuning.max_message + _ROOM:
+            self._commit_in_portions(batch, now, open, len(data))
             return
         self._sent = Sent(n, data, id, self.revision)
         self._append(self._answered)
+
+    def _commit_in_portions(self, batch: list[Event], now: int, open: bool, size: int) -> None:
+        """More than a message holds: several commits, all but the last open; effects begin after the last (L2)."""
+        portions = split(batch, self.owner.tuning.max_message + _ROOM // 2)
+        if portions is None:
+            self._too_large(batch, now, size)
+            return
+        last = len(portions) - 1
+        self._portions = [(portion, now, open or n < last) for n, portion in enumerate(portions)]
+        self._commit(*self._portions.pop(0))
 
     def _append(self, done: Callable[[WriteReply], None]) -> None:
         sent = self._sent
@@ -300,6 +312,9 @@ class Instance:
 
     def _committed(self) -> None:
         self.commits = self._sent.n
+        if self._portions and not self.dropped:
+            self._commit(*self._portions.pop(0))
+            return
         self._confirm_carried()
         batch, self._batch = self._batch, []
         self._busy = False

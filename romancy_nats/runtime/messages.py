@@ -81,7 +81,9 @@ class Messages:
             await self._after_the_end(record, delivery, kind)
             return
         resting = not record.owner and record.status is not InstanceStatus.QUEUED
-        if kind == "resume" and resting:
+        now = microseconds(self._engine)
+        overdue = 0 < record.next_due <= now
+        if kind == "resume" and resting and not overdue:
             delivery.ack()
             return
         if record.commits == 0 and await read_commit(self._engine.world, key, record.generation, 1) is None:
@@ -95,6 +97,8 @@ class Messages:
             await self._still_stalled(instance, delivery, kind)
             return
         self._take(instance, delivery, kind, begin=False)
+        if overdue:
+            instance.fire_due(now)
         self._ownership.go_on(instance)
 
     async def _after_the_end(self, record: InstanceRecord, delivery: Delivery, kind: str) -> None:

@@ -53,10 +53,10 @@ class Orphans:
     # --- reporting
 
     def _report(self, found: Sequence[Unclaimed]) -> None:
-        news = [one for one in found if self._told.get(one.token) != one.count]
-        self._told = {one.token: one.count for one in found}
+        news = [one for one in found if self._told.get(one.token) != one.starts]
+        self._told = {one.token: one.starts for one in found}
         for one in news[:_MOST_REPORTED]:
-            starts = "1 start waits" if one.count == 1 else f"{one.count} starts wait"
+            starts = "1 start waits" if one.starts == 1 else f"{one.starts} starts wait"
             _log.warning("%s for %s; %s", starts, self._reason(one), self._remedy())
         if len(news) > _MOST_REPORTED:
             _log.warning("starts wait for %d more workflows that no worker has", len(news) - _MOST_REPORTED)

@@ -65,13 +65,15 @@ class Ownership:
             delivery.nak(0.0 if engine.draining else 1.0)
             return None
         claimed = await claim.take_over(engine, key, held)
+        asleep = engine.asleep.pop(key, None)
         if claimed is None:
+            if asleep is not None:
+                asleep.close()
             delivery.nak(0.1)
             return None
         record, revision = claimed
         if owner:
             _log.info("%r: taken over from %s", key, owner)
-        asleep = engine.asleep.pop(key, None)
         if asleep is not None and asleep.revision == held.revision:
             # The very revision that its own rest produced: its memory is as good as a replay (L4).
             instance = asleep
@@ -80,6 +82,11 @@ class Ownership:
             if asleep is not None:
                 asleep.close()
             instance = await claim.load(engine, engine.execution(key, record.generation), record, revision)
+        if record.owner != engine.lease.incarnation:
+            # The lease was lost on the way: the record names a dead incarnation, which commits nothing (L10).
+            instance.drop()
+            delivery.nak()
+            return None
         engine.instances[key] = instance
         return instance
 

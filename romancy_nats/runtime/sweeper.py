@@ -4,16 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from romancy_nats.core.headers import KIND
+from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceStatus
 from romancy_nats.errors import RomancyError
-from romancy_nats.ports import Listed, Message
+from romancy_nats.ports import Listed, Message, Source
 
 if TYPE_CHECKING:
     from romancy_nats.runtime.engine import Engine
 
 _log = logging.getLogger("romancy.worker")
+_PATIENCE = 0.5
+"""Seconds that a published wake has before the sweeper takes over by itself; up to twice that: workers differ."""
+
+
+_OVERDUE = 2.0
+"""Seconds past its due time from which on a wake-up counts as lost."""
+
+
+class OwnWake:
+    """Implements `ports.Delivery`: a resume that no queue holds. Its answers do nothing; the published one remains."""
+
+    def __init__(self, key: InstanceKey, now: float) -> None:
+        self.source = Source("", 0)
+        self.workflow = key.workflow
+        self.id = key.id
+        self.headers: Mapping[str, str] = {KIND: "resume"}
+        self.data = b""
+        self.deliveries = 1
+        self.time = int(now * 1_000_000)
+
+    def ack(self) -> None: ...
+    def nak(self, delay: float = 0.0) -> None: ...
+    def in_progress(self) -> None: ...
 
 
 class Sweeper:
@@ -32,9 +58,26 @@ class Sweeper:
 
     async def watch_deaths(self) -> None:
         """Look at once when a lease goes away."""
-        async for incarnation in self._engine.world.leases.deaths():
-            # One of the workers is enough, and all may try: the message id makes it one.
-            await self._sweep_guarded(incarnation)
+        async with asyncio.TaskGroup() as group:
+            async for incarnation in self._engine.world.leases.deaths():
+                # One of the workers is enough, and all may try: the message id makes it one.
+                await self._sweep_guarded(incarnation)
+                group.create_task(self._adopt_guarded(incarnation))
+
+    async def _adopt_guarded(self, incarnation: str) -> None:
+        """Take over what is still there after a while: its message may have gone to a worker that is frozen."""
+        await asyncio.sleep(_PATIENCE * (1.0 + self._engine.world.chance.number()))
+        try:
+            await self._adopt(incarnation)
+        except RomancyError as error:
+            _log.warning("a takeover was cut short (%s); redelivery makes up for it", error)
+
+    async def _adopt(self, incarnation: str) -> None:
+        for name in self._engine.workflows:
+            async for listed in self._engine.world.ledger.scan(name):
+                if listed.record.owner == incarnation and await self._needs_a_wake(listed, incarnation):
+                    wake = OwnWake(listed.key, self._engine.world.clock.now())
+                    self._engine.handle_soon(self._engine.handle(wake), wake)
 
     async def _sweep_guarded(self, only: str | None) -> None:
         try:
@@ -55,9 +98,23 @@ class Sweeper:
             return False
         if record.owner:
             return (only is None or record.owner == only) and not await self._is_alive(record.owner)
+        if only is None and record.status is InstanceStatus.QUEUED and record.commits:
+            # Let go by a drain. The message it was given back for may be gone: queues can be purged, the ledger not.
+            return True
+        if only is None and record.next_due:
+            return await self._is_overdue(listed)
         if only is not None or record.status is not InstanceStatus.STALLED:
             return False
         return bool(record.code) and record.code != self._engine.workflows[listed.key.workflow].code
+
+    async def _is_overdue(self, listed: Listed) -> bool:
+        """A promise is kept by the schedule that the server holds; one that may be lost is armed again (L8)."""
+        away = listed.record.next_due / 1_000_000 - self._engine.world.clock.now()
+        if away < -_OVERDUE:
+            return True
+        if away < 2 * self._engine.tuning.sweep_every:
+            await self._engine.world.timers.arm(listed.key, listed.record.generation, listed.record.next_due)
+        return False
 
     async def _is_alive(self, owner: str) -> bool:
         known = self._alive.get(owner)

@@ -214,7 +214,6 @@ class Stage:
         """What is in the queues, once they are empty, or still are not: answers given before a kill come again."""
         end = asyncio.get_running_loop().time() + within
         while any((left := await self._queued()).values()) and asyncio.get_running_loop().time() < end:
-            print(asyncio.get_running_loop().time(), {k:v for k,v in left.items() if v})
             await asyncio.sleep(0.3)
         return left
 

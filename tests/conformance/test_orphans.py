@@ -59,7 +59,7 @@ def test_the_oldest_comes_first_and_only_when_it_is_old_enough(play: Play) -> No
         assert await orphans.oldest(stage.workflow, one.time + 1) is not None
         for answer in (one.ack, one.nak, one.in_progress):
             answer()  # nobody handed it out: it stays
-        assert [one.count for one in await waiting(stage)] == [2]
+        assert [one.starts for one in await waiting(stage)] == [2]
         await orphans.remove(one.source)
         after = await orphans.oldest(stage.workflow, FUTURE)
         assert after is not None

@@ -103,7 +103,7 @@ async def test_worker_client_and_bare_message_apart(
 
 
 @pytest.mark.slow
-def test_killed_and_started_again_it_goes_on_with_the_next_number(folder: Path) -> None:
+def test_killed_and_started_again_it_goes_on_where_it_was(folder: Path) -> None:
     first = ("dev", "count:app", "--run", "count", "--input", '{"to": 6}')
     with running(folder, *first, ROMANCY_LEASE_TTL="1") as process:
         assert process.stdout is not None
@@ -118,7 +118,9 @@ def test_killed_and_started_again_it_goes_on_with_the_next_number(folder: Path) 
             if line.strip() == "said 6":
                 break
             assert time.monotonic() < end
-    assert [line for line in said if line.startswith("said")] == [f"said {n}" for n in range(1, 7)]
+    numbers = [int(line.removeprefix("said ")) for line in said if line.startswith("said")]
+    # The kill comes as soon as 3 is heard, which is before or after its result was recorded: at least once.
+    assert numbers in ([1, 2, 3, 4, 5, 6], [1, 2, 3, 3, 4, 5, 6])
 
 
 def test_every_setting_is_in_the_table() -> None:

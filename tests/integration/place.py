@@ -23,7 +23,9 @@ class Place:
 
     def settings(self, **options: Any) -> Settings:
         """Quick: two shards, a short grace, so that a test does not wait for what it left behind."""
-        return Settings(**{"namespace": self.namespace, "shards": 2, "grace": 0.1, "lease_ttl": 5.0, **options})
+        return Settings(
+            **{"namespace": self.namespace, "shards": 2, "grace": 0.1, "lease_ttl": 5.0, **options}
+        )
 
     def app(self, *workflows: Workflow[..., Any], settings: Settings | None = None, **options: Any) -> App:
         return App("test", workflows=workflows, settings=settings or self.settings(), **options)
@@ -42,7 +44,10 @@ class Place:
 
     @asynccontextmanager
     async def handed_over(
-        self, *workflows: Workflow[..., Any], ready: Callable[[], bool], start: Callable[[Client], Awaitable[Any]]
+        self,
+        *workflows: Workflow[..., Any],
+        ready: Callable[[], bool],
+        start: Callable[[Client], Awaitable[Any]],
     ) -> AsyncGenerator[tuple[Client, Any]]:
         """`start` something on one worker, drain it once `ready`, and go on with another: everything is replayed."""
         async with self.client() as client:

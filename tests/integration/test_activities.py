@@ -93,7 +93,10 @@ async def test_a_recorded_result_is_returned_and_the_activity_does_not_run_again
         return first
 
     seen.hold = True
-    async with place.handed_over(two, ready=lambda: bool(seen.calls), start=lambda c: c.start(two, 8)) as (_, h):
+    async with place.handed_over(two, ready=lambda: bool(seen.calls), start=lambda c: c.start(two, 8)) as (
+        _,
+        h,
+    ):
         seen.hold = False
         assert await h.result(10) == [8, 2, 3]
     assert seen.calls == [(8, 2, 3)]
@@ -220,7 +223,9 @@ async def test_back_off_grows_up_to_its_longest(place: Place) -> None:
 
 
 async def test_max_duration_ends_the_retries(place: Place) -> None:
-    policy = RetryPolicy(max_attempts=0, initial_interval=0.05, backoff_coefficient=1, max_duration=0.2, jitter=0)
+    policy = RetryPolicy(
+        max_attempts=0, initial_interval=0.05, backoff_coefficient=1, max_duration=0.2, jitter=0
+    )
 
     @workflow
     async def bounded(ctx: WorkflowContext) -> int:
@@ -303,7 +308,9 @@ async def compares(ctx: WorkflowContext) -> dict[str, Any]:
     return found
 
 
-async def test_listed_errors_come_back_as_themselves_and_others_not_live_and_in_replay_alike(place: Place) -> None:
+async def test_listed_errors_come_back_as_themselves_and_others_not_live_and_in_replay_alike(
+    place: Place,
+) -> None:
     seen.hold = True
     start = lambda client: client.start(compares)  # noqa: E731
     async with place.handed_over(compares, ready=lambda: "pause" in seen.calls, start=start) as (_, handle):
@@ -322,7 +329,11 @@ async def test_ids_are_given_in_program_order_or_by_hand(place: Place) -> None:
 
     @workflow
     async def ids(ctx: WorkflowContext) -> list[str]:
-        return [await ctx.run(who), await ctx.run(who.options(id="mine")), *await asyncio.gather(ctx.run(who), ctx.run(who))]
+        return [
+            await ctx.run(who),
+            await ctx.run(who.options(id="mine")),
+            *await asyncio.gather(ctx.run(who), ctx.run(who)),
+        ]
 
     async with place.run(ids) as client:
         assert await client.execute(ids) == ["who:1", "mine", "who:2", "who:3"]

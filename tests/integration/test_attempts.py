@@ -133,7 +133,10 @@ async def test_the_last_heartbeat_survives_a_takeover(place: Place) -> None:
     async def copying(ctx: WorkflowContext) -> int:
         return await ctx.run(copies)
 
-    async with place.handed_over(copying, ready=lambda: bool(found), start=lambda c: c.start(copying)) as (_, h):
+    async with place.handed_over(copying, ready=lambda: bool(found), start=lambda c: c.start(copying)) as (
+        _,
+        h,
+    ):
         assert await h.result(10) == 2
     assert found == [(1, None), (2, ["row", 1])]
 

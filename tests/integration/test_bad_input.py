@@ -143,7 +143,11 @@ async def test_bad_headers_are_parked(place: Place, headers: dict[str, str]) -> 
 
 async def test_strange_headers_do_no_harm(place: Place) -> None:
     async with place.run(takes) as client, outsider(place) as program:
-        strange = {"traceparent": "nonsense", "Romancy_Notify": "romancy.start.takes", "Content_Type": "text/html"}
+        strange = {
+            "traceparent": "nonsense",
+            "Romancy_Notify": "romancy.start.takes",
+            "Content_Type": "text/html",
+        }
         answer = await program.ask("takes", {"count": 1}, **strange)
         assert await client.get(answer["id"], takes).result(5) == 1
         await program.start("takes", {"count": 2}, Romancy_Reply_To=f"{place.namespace}.start.takes")

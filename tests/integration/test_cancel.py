@@ -253,7 +253,13 @@ async def test_the_workflow_may_clean_up_and_ends_cancelled_whatever_it_returns(
             await handle.cancel()
             with pytest.raises(WorkflowCancelledError):
                 await handle.result(5)
-            assert calls[3:] == ["do in except", "do in finally", "undo in finally", "undo in except", "undo a"]
+            assert calls[3:] == [
+                "do in except",
+                "do in finally",
+                "undo in finally",
+                "undo in except",
+                "undo a",
+            ]
 
 
 async def test_a_cancel_and_a_completion_at_once_give_one_end(place: Place) -> None:

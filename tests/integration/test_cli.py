@@ -260,6 +260,13 @@ def test_status_and_list_for_people_and_programs(cli: Cli, worker: Process) -> N
     cli("list", "--status", "asleep", exit=2)
 
 
+def test_a_narrow_terminal_never_cuts_an_id(cli: Cli, worker: Process) -> None:
+    id = cli("start", "echo", "--input", "1", "--wait", "--json").stdout
+    text = cli("list", FORCE_COLOR="1", COLUMNS="40").stdout
+    assert "\x1b[" in text
+    assert json.loads(id)["id"] in text
+
+
 def test_an_id_under_two_workflows_needs_its_workflow(cli: Cli, worker: Process) -> None:
     cli("start", "echo", "--input", "1", "--id", "double", "--wait")
     cli("start", "order", "--input", '["a"]', "--id", "double", "--wait")

@@ -238,7 +238,10 @@ async def test_a_restart_of_the_server_loses_and_repeats_nothing(mortal: Embedde
 async def test_an_outage_longer_than_the_lease_repeats_nothing_recorded(mortal: EmbeddedServer) -> None:
     done.clear()
     place = Place(mortal.url)
-    async with place.client() as client, place.worker(counting, settings=place.settings(lease_ttl=1.0)) as worker:
+    async with (
+        place.client() as client,
+        place.worker(counting, settings=place.settings(lease_ttl=1.0)) as worker,
+    ):
         before = worker.incarnation
         handle = await client.start(counting, 30)
         await until(lambda: done[8] == 1)
@@ -370,7 +373,9 @@ def failing(monkeypatch: pytest.MonkeyPatch, message: str) -> Iterator[None]:
         yield
 
 
-async def test_a_service_that_fails_ends_the_worker_loudly(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_service_that_fails_ends_the_worker_loudly(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with failing(monkeypatch, "the service broke"):
         async with asyncio.timeout(5):
             with pytest.RaisesGroup(

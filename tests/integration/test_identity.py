@@ -202,7 +202,9 @@ async def test_an_unknown_id_is_not_found_when_awaited(place: Place) -> None:
 
 
 @pytest.mark.parametrize("wrong", [(1,), ("a", "b"), (None,)])
-async def test_arguments_that_do_not_fit_are_refused_before_sending(place: Place, wrong: tuple[Any, ...]) -> None:
+async def test_arguments_that_do_not_fit_are_refused_before_sending(
+    place: Place, wrong: tuple[Any, ...]
+) -> None:
     async with place.run(once) as client:
         with pytest.raises(StartRejectedError) as refused:
             await client.start(cast("Any", once).options(id="bad"), *wrong)

@@ -93,7 +93,9 @@ async def test_a_step_without_end_is_stalled_and_the_worker_lives(place: Place) 
         assert await handle.cancel("spinning") in (True, False)
 
 
-async def test_other_code_stalls_with_a_diff_and_commits_nothing_then_the_old_code_heals_it(place: Place) -> None:
+async def test_other_code_stalls_with_a_diff_and_commits_nothing_then_the_old_code_heals_it(
+    place: Place,
+) -> None:
     old, new = versions()
     async with place.client() as client:
         async with place.worker(old):

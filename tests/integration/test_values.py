@@ -16,8 +16,16 @@ from uuid import UUID
 import pytest
 from pydantic import BaseModel
 
-from romancy_nats import Activity, Workflow, WorkflowContext, activity, workflow
-from tests.integration.place import Place, until
+from romancy_nats import (
+    Activity,
+    PayloadTooLargeError,
+    Workflow,
+    WorkflowContext,
+    WorkflowFailedError,
+    activity,
+    workflow,
+)
+from tests.integration.place import Place
 
 pytestmark = pytest.mark.anyio
 
@@ -218,12 +226,48 @@ async def test_a_result_of_the_wrong_type_is_an_error_of_that_activity(place: Pl
     assert "lies" in told
 
 
-async def test_large_values_up_to_the_limit(place: Place) -> None:
+async def test_large_values_up_to_the_limit_survive_a_replay(place: Place) -> None:
     _, through = passing(bytes)
-    gate["open"] = True
-    large = bytes(900_000)
-    async with place.run(through) as client:
-        handle = await client.start(through, large)
-        await until(lambda: "waiting" in seen)
+    large = bytes(990_000)
+    start = lambda client: client.start(through, large)  # noqa: E731
+    async with place.handed_over(through, ready=lambda: "waiting" in seen, start=start) as (client, handle):
+        gate["open"] = True
         assert await handle.result(10) == large
         assert await client.get(handle.id, through).result(10) == large
+    assert [label for label, _ in (one for one in seen if one != "waiting")].count("activity") == 1
+
+
+async def test_many_large_values_at_once(place: Place) -> None:
+    @activity
+    async def doubles(data: bytes) -> bytes:
+        return data + data
+
+    @workflow
+    async def wide(ctx: WorkflowContext) -> int:
+        parts = await asyncio.gather(*(ctx.run(doubles, bytes(200_000)) for _ in range(20)))
+        return sum(map(len, parts))
+
+    async with place.run(wide) as client:
+        assert await client.execute(wide) == 8_000_000
+
+
+async def test_what_is_too_large_is_refused_by_name(place: Place) -> None:
+    @activity
+    async def takes(data: bytes) -> None: ...
+
+    @workflow
+    async def sends(ctx: WorkflowContext) -> str:
+        try:
+            await ctx.run(takes, bytes(1_100_000))
+        except PayloadTooLargeError as error:
+            return str(error)
+        return ""
+
+    @workflow
+    async def returns(ctx: WorkflowContext) -> bytes:
+        return bytes(1_100_000)
+
+    async with place.run(sends, returns) as client:
+        assert "'takes'" in await client.execute(sends)
+        with pytest.raises(WorkflowFailedError, match="1,100,0"):
+            await client.execute(returns)

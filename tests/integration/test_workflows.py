@@ -97,7 +97,9 @@ async def looks(ctx: WorkflowContext) -> list[Any]:
     return [*found, replaying]
 
 
-async def test_time_chance_and_log_are_the_same_in_replay(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+async def test_time_chance_and_log_are_the_same_in_replay(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
     start = lambda client: client.start(looks)  # noqa: E731
     async with place.handed_over(looks, ready=lambda: "middle" in calls, start=start) as (_, handle):
         gate.set()

@@ -14,7 +14,9 @@ from romancy_nats.runtime.engine import Engine
 from romancy_nats.runtime.tuning import Tuning
 from romancy_nats.testing.memory import Faults, MemoryServer, MemoryWorld
 from romancy_nats.testing.virtual_time import VirtualTimeLoop, clear
-from tests.simulation.checker import Told, check
+from tests.simulation.case import CONFLICT, Told
+from tests.simulation.checker import check
+from tests.simulation.evidence import Evidence
 from tests.simulation.program import Program, interpreter, make
 from tests.simulation.record import Ledgerbook, Record
 
@@ -32,6 +34,8 @@ class Plan:
     workers: int
     programs: list[Program]
     cancels: list[float | None]
+    rivals: list[float | None] = field(default_factory=list[float | None])
+    purge_at: float | None = None
     crash_at: int | None = None
     scheduled: bool = True
 
@@ -60,7 +64,12 @@ def plan(seed: int) -> Plan:
         faults.slow = 0.02
     programs = [make(dice) for _ in range(1 + dice.randrange(3))]
     cancels = [dice.random() * 20 if dice.random() < 0.2 else None for _ in programs]
-    return Plan(seed, faults, dice.choice([1, 3]), 1 + dice.randrange(3), programs, cancels)
+    plan = Plan(seed, faults, dice.choice([1, 3]), 1 + dice.randrange(3), programs, cancels)
+    # Dice of their own: what came later leaves the programs of the older seeds as they were.
+    more = Random(f"{seed}/more")
+    plan.rivals = [more.random() if more.random() < 0.15 else None for _ in programs]
+    plan.purge_at = more.random() * 30 if more.random() < 0.1 else None
+    return plan
 
 
 _FAULTS = {
@@ -120,11 +129,14 @@ class _Run:
         self.plan = plan
         self.around = around
         self.server = MemoryServer(seed=plan.seed, shards=2, replicas=plan.replicas, ack_wait=TUNING.ack_wait)
+        self.evidence = Evidence(self.server)
+        self.evidence.watch()
         self.book = Ledgerbook(loop)
         self.dice = Random(f"{plan.seed}/run")
         self.worlds: list[MemoryWorld] = []
         self.broken: list[str] = []
         self.over = False
+        self.begins = {f"i{number}": self.dice.random() * 5 for number in range(len(plan.programs))}
         self.slots: list[asyncio.Task[None]] = []
 
     async def whole(self) -> Report:
@@ -135,6 +147,12 @@ class _Run:
             asyncio.create_task(self._user(each, cancel))
             for each, cancel in zip(told, plan.cancels, strict=True)
         ]
+        for each, after in zip(told, plan.rivals, strict=False):
+            if after is not None:
+                each.rival = Told(each.id, [["act", "plain", "rival", "ok", 0.1]])
+                users.append(asyncio.create_task(self._rival(each.rival, after)))
+        if plan.purge_at is not None:
+            self.server.after(plan.purge_at, self._purge)
         await asyncio.wait(users, timeout=LONGEST / 4)
         plan.faults.heal()
         _, late = await asyncio.wait(users, timeout=LONGEST)
@@ -147,7 +165,8 @@ class _Run:
         await self._drained()
         boundaries = self.worlds[0].boundaries
         self.over = True
-        violations = self.broken + await check(self.server, self.book, told, interpreter)
+        found = await check(self.server, self.book, told, interpreter, self.evidence, plan.faults)
+        violations = self.broken + found
         return Report(
             plan.seed, violations, plan.faults.fired, len(told), len(self.book.attempts), boundaries, told
         )
@@ -156,21 +175,45 @@ class _Run:
         """Start one instance twice over, perhaps cancel it, and wait for what becomes of it."""
         world = self.server.world(f"client-{told.id}", faults=_for_a_client(self.plan.faults))
         client = Client(world)
-        await asyncio.sleep(self.dice.random() * 5)
-        handle = await client.start(interpreter.options(id=told.id), told.program)
-        told.acknowledged = True
+        await asyncio.sleep(self.begins[told.id])
+        again = self.dice.random() < 0.3
+        handle = await self._start(client, told)
+        if handle is None:
+            return
         waiting = [self._wait(handle, told)]
-        if self.dice.random() < 0.3:
+        if again and told.rival is None:
             waiting.append(self._again(client, told))
         if cancel is not None:
             waiting.append(self._cancel(handle, told, cancel))
         await asyncio.gather(*waiting)
+
+    async def _start(self, client: Client, told: Told) -> WorkflowHandle[str] | None:
+        try:
+            handle = await client.start(interpreter.options(id=told.id), told.program)
+        except InstanceConflictError:
+            told.outcome = CONFLICT
+            return None
+        told.acknowledged = True
+        return handle
+
+    async def _rival(self, told: Told, after: float) -> None:
+        """Start the same id with another program at about the same time: one of the two is a conflict."""
+        world = self.server.world(f"rival-{told.id}", faults=_for_a_client(self.plan.faults))
+        await asyncio.sleep(self.begins[told.id] + after - 0.5)
+        handle = await self._start(Client(world), told)
+        if handle is not None:
+            await self._wait(handle, told)
+
+    def _purge(self) -> None:
+        self.plan.faults.fired["purged"] += self.evidence.purge()
 
     async def _wait(self, handle: WorkflowHandle[str], told: Told) -> None:
         while True:
             try:
                 told.result = await handle.result()
                 told.outcome = "completed"
+            except InstanceConflictError:
+                told.outcome = CONFLICT
             except WorkflowError as error:
                 told.outcome = type(error).__name__
                 told.error = str(error)
@@ -210,11 +253,12 @@ class _Run:
             if life == 1 and number == 0 and self.plan.crash_at is not None:
                 world.crash_after(self.plan.crash_at)
             self.worlds.append(world)
+            self.evidence.watch_process(world)
             await self._live(world, name)
             await asyncio.sleep(self.dice.random() * 10)
 
     async def _live(self, world: MemoryWorld, name: str) -> None:
-        engine = Engine(world, [interpreter], TUNING)
+        engine = Engine(world, [interpreter], replace(TUNING, label=name))
         engine.workshop.state = Record(self.book, name)
         if self.around is not None:
             self.around(engine)

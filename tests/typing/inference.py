@@ -7,7 +7,7 @@ Generic activities are a known limit of mypy and not in here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -121,10 +121,10 @@ async def order(ctx: WorkflowContext, item: str, count: int = 1) -> OrderResult:
     await ctx.run(reserve, "a", colour=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     await ctx.run(charge, "a", "b")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await ctx.run(shop.sell, 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    await ctx.run(local, 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    await ctx.step("local", local, "x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await ctx.run(local, 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    await ctx.step("local", local, "x")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     ctx.register_compensation(refund, 1, 2)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    wrong: str = await ctx.run(charge, "a", 1)  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    wrong: str = await ctx.run(charge, "a", 1)  # type: ignore[arg-type]  # pyright: ignore[reportAssignmentType]
     return OrderResult(len(wrong))
 
 
@@ -171,7 +171,7 @@ async def direct_calls(ctx: WorkflowContext) -> None:
 
 
 @asynccontextmanager
-async def resources() -> AsyncIterator[Resources]:
+async def resources() -> AsyncGenerator[Resources]:
     yield Resources("db")
 
 
@@ -197,7 +197,7 @@ async def outside(client: Client) -> None:
     await client.start(order)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     await client.start(order, 1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
     await client.execute(optional, 1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
-    await client.execute(second, 1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await client.execute(second, 1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     order.options(on_conflict="explode")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     order.options(colour=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 

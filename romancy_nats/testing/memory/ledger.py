@@ -20,11 +20,12 @@ _HEADERS = 200
 
 
 class StoredRecord(NamedTuple):
-    """One version of a record; older ones are kept for replicas that lag."""
+    """One version of a record; older ones are kept for replicas that lag. `process` is for a checker to read."""
 
     revision: int
     data: bytes
     time: float
+    process: str = ""
 
 
 class StoredCommit(NamedTuple):
@@ -55,14 +56,16 @@ class Shard:
         self.records: dict[str, list[StoredRecord]] = {}
         self.commits: dict[Place, StoredCommit] = {}
 
-    def put_record(self, key: InstanceKey, data: bytes, expected: int, answer: Answer) -> None:
-        self.revisions.propose(key.token, expected, None, partial(self._store_record, key, data), answer)
+    def put_record(self, key: InstanceKey, data: bytes, expected: int, process: str, answer: Answer) -> None:
+        store = partial(self._store_record, key, data, process)
+        self.revisions.propose(key.token, expected, None, store, answer)
 
-    def _store_record(self, key: InstanceKey, data: bytes) -> int:
+    def _store_record(self, key: InstanceKey, data: bytes, process: str) -> int:
         revision = self.revisions.next()
         self.revisions.last[key.token] = revision
         self.keys[key.token] = key
-        self.records.setdefault(key.token, []).append(StoredRecord(revision, data, self._server.loop.time()))
+        version = StoredRecord(revision, data, self._server.loop.time(), process)
+        self.records.setdefault(key.token, []).append(version)
         return revision
 
     def put_commit(self, place: Place, data: bytes, fence: int, process: str, answer: Answer) -> None:
@@ -134,7 +137,7 @@ class MemoryLedger:
         data = record.encode()
         if (refused := self._too_large(data)) is not None:
             return refused
-        effect: Effect = partial(self._shard(key).put_record, key, data, expected)
+        effect: Effect = partial(self._shard(key).put_record, key, data, expected, self._process.name)
         return await self._process.write(effect)
 
     async def read(self, key: InstanceKey) -> Held | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 
 from romancy_nats.core.headers import TRUNCATED, dead_letter_headers, message_headers, starts
@@ -29,6 +30,11 @@ class MemoryQueues:
         await puller.arrived(most)
         await self._process.boundary()
         return puller.take(most)
+
+    async def stop_pulling(self) -> None:
+        for puller in self._pullers.values():
+            for delivery in puller.take(sys.maxsize):
+                delivery.nak()
 
     async def fetch(self, source: Source) -> Delivery | None:
         stream = self._server.streams.get(source.stream)
