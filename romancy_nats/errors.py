@@ -259,6 +259,10 @@ class InstanceConflictError(RomancyError):
         )
 
 
+class RetentionError(RomancyError):
+    """The history is no longer kept: its retention has passed."""
+
+
 class InstanceEndedError(RomancyError):
     """The instance has ended; nothing can be sent to it any more."""
 

@@ -241,9 +241,11 @@ class WorkflowHandle(Generic[R]):
         return InstanceRecord(status=InstanceStatus.QUEUED)
 
     async def _commits(self, key: InstanceKey, record: InstanceRecord) -> list[Commit]:
-        return [
-            Commit.decode(data) for data in await read_commits(self._client.world, key, record.generation)
-        ]
+        if record.archived:
+            found = await self._client.world.archive.read(record.archived)
+        else:
+            found = await read_commits(self._client.world, key, record.generation)
+        return [Commit.decode(data) for data in found]
 
     # --- waiting for the end
 
@@ -340,8 +342,15 @@ class WorkflowHandle(Generic[R]):
         return error
 
     async def _last_event(self, record: InstanceRecord) -> object:
-        data = await read_commit(self._client.world, await self._key(), record.generation, record.commits)
-        return Commit.decode(data).events[-1] if data is not None else None
+        key = await self._key()
+        if not record.archived:
+            data = await read_commit(self._client.world, key, record.generation, record.commits)
+            if data is not None:
+                return Commit.decode(data).events[-1]
+            # It may have been archived between the two reads.
+            record = await self._record()
+        commits = await self._commits(key, record)
+        return commits[-1].events[-1] if commits else None
 
 
 def compensations(commits: list[Commit]) -> tuple[CompensationInfo, ...]:

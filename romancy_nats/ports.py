@@ -268,6 +268,26 @@ class Events(Protocol):
         ...
 
 
+class Archive(Protocol):
+    """Where the histories of ended instances go, so that the ledger stays small."""
+
+    async def store(self, key: InstanceKey, generation: int, commits: Sequence[bytes]) -> Sequence[int] | None:
+        """Copy a whole history; the places to read it from, or None when that is not certain (do it again)."""
+        ...
+
+    async def read(self, places: Sequence[int]) -> list[bytes]:
+        """The commits at these places. Raises ServerUnavailableError; RetentionError when they have expired."""
+        ...
+
+    async def clear(self, key: InstanceKey, generation: int) -> bool:
+        """Remove the commits of an archived generation from the ledger; False when that is not certain."""
+        ...
+
+    async def seal(self, key: InstanceKey, record: InstanceRecord, expected: int, ttl: float) -> WriteReply:
+        """The last write of a record: by compare-and-set, and it expires after `ttl` seconds."""
+        ...
+
+
 class Timers(Protocol):
     """Wake-ups that the server holds while an instance rests: one per instance, the earliest."""
 
@@ -358,5 +378,6 @@ class World:
     wire: Wire
     timers: Timers
     events: Events
+    archive: Archive
     clock: Clock
     chance: Chance

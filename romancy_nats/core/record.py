@@ -70,6 +70,10 @@ class InstanceRecord:
     result: str = ""
     attributes: dict[str, Any] = field(default_factory=dict[str, Any])
     code: str = ""
+    archived: list[int] = field(default_factory=list[int])
+    """Where the history is once it has left the ledger."""
+    sealed: bool = False
+    """Whether the ledger holds no commit of it any more; the record itself expires."""
     write: str = ""
     """Fresh for each write, so that a write whose answer was lost is recognised when read back (L3)."""
     version: int = 1

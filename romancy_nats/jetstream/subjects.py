@@ -89,6 +89,13 @@ class Subjects:
     def dues(self, workflow: str) -> str:
         return f"{self.namespace}.due.{encode_token(workflow)}.>"
 
+    def commits(self, shard: int, key: InstanceKey, generation: int) -> str:
+        """The filter for all commits of a generation."""
+        return f"{self.commit_prefix(shard)}{key.token}.{generation}.*"
+
+    def archive(self, workflow: str) -> str:
+        return f"{self.namespace}.archive.{encode_token(workflow)}"
+
     def dead(self, workflow: str) -> str:
         return f"{self.namespace}.dead.{encode_token(workflow) or '_'}"
 

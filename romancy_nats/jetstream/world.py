@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from romancy_nats.jetstream import provision as provisioning
+from romancy_nats.jetstream.archive import JetStreamArchive
 from romancy_nats.jetstream.connection import Connection
 from romancy_nats.jetstream.credentials import Credentials
 from romancy_nats.jetstream.leases import JetStreamLeases
@@ -103,6 +104,7 @@ async def open_world(
                 orphans=JetStreamOrphans(connection, subjects),
                 leases=JetStreamLeases(connection, subjects),
                 wire=CoreWire(connection, subjects, topology.shards),
+                archive=JetStreamArchive(connection, subjects, topology.shards),
                 clock=SystemClock(),
                 chance=SystemChance(),
                 connection=connection,

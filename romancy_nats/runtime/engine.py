@@ -19,6 +19,7 @@ from romancy_nats.runtime.dispatcher import Dispatcher
 from romancy_nats.runtime.due import Due
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.intake import Intake
+from romancy_nats.runtime.janitor import Janitor
 from romancy_nats.runtime.keepalive import Keepalive
 from romancy_nats.runtime.lease import Lease
 from romancy_nats.runtime.messages import Messages
@@ -60,6 +61,7 @@ class Engine:
         self._messages = Messages(self._ownership)
         self._due = Due(self._ownership)
         self._dispatcher = Dispatcher(world)
+        self.janitor = Janitor(self)
         self._sweeper = Sweeper(self)
         self._orphans = Orphans(self)
         self._group: asyncio.TaskGroup | None = None
@@ -83,6 +85,7 @@ class Engine:
                     group.create_task(Keepalive(self).run()),
                     group.create_task(self._sweeper.run()),
                     group.create_task(self._sweeper.watch_deaths()),
+                    group.create_task(self.janitor.run()),
                     group.create_task(self._orphans.run()),
                 ]
                 for name in self.workflows:
@@ -207,6 +210,8 @@ class Engine:
                 self.world.wire.notify(inbox, told)
         # After the notices: the server removes an acked message before it reads on, with fsync for milliseconds.
         acknowledge(instance, let_go=let_go)
+        if instance.record.status.ended:
+            self.janitor.ended(instance.key)
         if instance.waits and not let_go:
             self._keep(instance)
         else:

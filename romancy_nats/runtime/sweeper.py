@@ -94,7 +94,12 @@ class Sweeper:
 
     async def _needs_a_wake(self, listed: Listed, only: str | None) -> bool:
         record = listed.record
-        if record.status.ended or listed.key in self._engine.instances:
+        if record.status.ended:
+            if only is None and not record.sealed:
+                # Its worker died before it was archived, or had too many of them to remember.
+                self._engine.janitor.ended(listed.key)
+            return False
+        if listed.key in self._engine.instances:
             return False
         if record.owner:
             return (only is None or record.owner == only) and not await self._is_alive(record.owner)

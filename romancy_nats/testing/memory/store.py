@@ -51,6 +51,7 @@ class MemoryServer:
         self._context = Context()
         self._up_at = 0.0
         self._numbers = 0
+        self.archived: dict[int, bytes] = {}
         self._make_streams(namespace.upper(), shards)
 
     def _make_streams(self, prefix: str, shards: int) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from romancy_nats.ports import World
+from romancy_nats.testing.memory.archive import MemoryArchive
 from romancy_nats.testing.memory.faults import Faults
 from romancy_nats.testing.memory.leases import MemoryLeases
 from romancy_nats.testing.memory.ledger import MemoryLedger
@@ -109,6 +110,7 @@ def make_world(process: Process, skew: float) -> MemoryWorld:
         orphans=MemoryOrphans(process),
         leases=MemoryLeases(process),
         wire=MemoryWire(process),
+        archive=MemoryArchive(process),
         clock=MemoryClock(process, skew),
         chance=MemoryChance(process),
         process=process,
