@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import NamedTuple, Protocol
 
+from romancy_nats.core.cloudevents import Event as Event
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord
 
@@ -33,6 +34,10 @@ class Refused:
 
     why: Refusal
     text: str = ""
+
+
+class Duplicate(int):
+    """The sequence of a message that was stored before under the same message id."""
 
 
 WriteReply = int | Refused | None
@@ -203,19 +208,6 @@ class Orphans(Protocol):
         ...
 
 
-@dataclass(slots=True, frozen=True)
-class Event:
-    """An event as CloudEvents 1.0 has it. `data` is a payload, `extensions` one or b"", `key` the `subject` or None."""
-
-    id: str
-    type: str
-    source: str
-    data: bytes
-    key: str | None = None
-    time: str = ""
-    extensions: bytes = b""
-
-
 class PublishedEvent(Protocol):
     """An event handed to the dispatcher, unacknowledged; `event` is None when nobody can read it (`reason`)."""
 
@@ -257,7 +249,11 @@ class Events(Protocol):
         ...
 
     async def pull(self, most: int) -> Sequence[PublishedEvent]:
-        """Wait for events to dispatch: one at least, or none after a while."""
+        """Wait for events to dispatch: one at least, or none after a while. Cancelling it loses nothing."""
+        ...
+
+    async def stop_pulling(self) -> None:
+        """Hear nothing more, then give back what was pulled and not handed out; after the last `pull`."""
         ...
 
     def matching(self, published: PublishedEvent) -> AsyncIterator[Registration]:
@@ -271,7 +267,9 @@ class Events(Protocol):
 class Archive(Protocol):
     """Where the histories of ended instances go, so that the ledger stays small."""
 
-    async def store(self, key: InstanceKey, generation: int, commits: Sequence[bytes]) -> Sequence[int] | None:
+    async def store(
+        self, key: InstanceKey, generation: int, commits: Sequence[bytes]
+    ) -> Sequence[int] | None:
         """Copy a whole history; the places to read it from, or None when that is not certain (do it again)."""
         ...
 
@@ -328,18 +326,27 @@ Answerer = Callable[[bytes], Awaitable[bytes]]
 
 
 class Wire(Protocol):
-    """Ephemeral messages between processes: forwards to an owner, notices to a waiting client."""
+    """Ephemeral messages between processes: forwards to an owner, questions to whoever, notices to who waits."""
 
-    async def serve(self, incarnation: str, answer: Answerer) -> Callable[[], Awaitable[None]]:
-        """Answer what others ask this incarnation, until the returned function is called."""
+    async def serve(
+        self, name: str, answer: Answerer, *, shared: bool = False
+    ) -> Callable[[], Awaitable[None]]:
+        """Answer what others ask this incarnation, until the returned function is called.
+
+        With `shared` the name is a workflow, and each question goes to one of those who serve it.
+        """
         ...
 
-    async def ask(self, incarnation: str, question: bytes, timeout: float) -> bytes | None:
-        """Ask a worker; None when nobody answers."""
+    async def ask(self, name: str, question: bytes, timeout: float, *, shared: bool = False) -> bytes | None:
+        """Ask an incarnation, or with `shared` one of those who serve a workflow; None when nobody answers."""
         ...
 
     def notify(self, inbox: str, data: bytes) -> None:
         """Tell a waiting client something; best effort. Subjects that are not inboxes are ignored."""
+        ...
+
+    def announce(self, key: InstanceKey, data: bytes) -> None:
+        """Tell whoever follows this instance how it gets on; best effort."""
         ...
 
     def expect(self, notice: Callable[[bytes], None]) -> tuple[str, Callable[[], None]]:
@@ -347,9 +354,15 @@ class Wire(Protocol):
         ...
 
     async def follow(
-        self, key: InstanceKey, seen: Callable[[int, int], None]
+        self,
+        key: InstanceKey,
+        seen: Callable[[int, int], None],
+        heard: Callable[[bytes], None] | None = None,
     ) -> Callable[[], Awaitable[None]]:
-        """Call `seen(generation, n)` for each new commit of an instance; best effort (read to be sure)."""
+        """Call `seen(generation, n)` for each new commit of an instance; best effort (read to be sure).
+
+        With `heard` also for each announcement.
+        """
         ...
 
 
