@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
 import anyio
 
+from romancy_nats.core.cloudevents import made_event
 from romancy_nats.core.definition import Workflow
 from romancy_nats.core.headers import CONTENT_TYPE, MESSAGE_ID, NOTIFY, TOKEN
 from romancy_nats.core.ids import InstanceKey, check_id, check_name
@@ -115,9 +117,41 @@ class Client:
         """How many instances `list` would give."""
         return len([info async for info in self.list(workflow=workflow, status=status)])
 
-    async def send(self, message: Message) -> None:
-        """Publish a message to an instance; returns once it is durable."""
-        await _until_stored(lambda: self.world.queues.send(message), "a message")
+    async def send(self, message: Message) -> int:
+        """Publish a message to an instance; returns its sequence once it is durable."""
+        return await _until_stored(lambda: self.world.queues.send(message), "a message")
+
+    async def send_event(
+        self,
+        type: object,
+        data: object = None,
+        *,
+        source: str = "romancy",
+        key: str | None = None,
+        message_id: str | None = None,
+        id: str | None = None,
+        time: datetime | str | None = None,
+        extensions: Mapping[str, object] | None = None,
+    ) -> None:
+        """Publish an event; returns once it is durable. `message_id` makes sending it twice harmless.
+
+        `type` is text, or an event object of the `cloudevents` package, whose attributes and data count then.
+        Raises PayloadError, InvalidNameError, StorageError.
+        """
+        fresh = self.world.chance.id()
+        event = made_event(
+            type,
+            data,
+            id=id or message_id or fresh,
+            source=source,
+            key=key,
+            time=time or datetime.fromtimestamp(self.world.clock.now(), UTC),
+            extensions=extensions or {},
+        )
+        # Without an id of the user's it is still one event, however often it has to be sent.
+        await _until_stored(
+            lambda: self.world.events.publish(event, message_id or fresh), f"the event {event.type!r}"
+        )
 
     # --- starting
 

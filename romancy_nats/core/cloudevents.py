@@ -6,6 +6,7 @@ import base64
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, cast
 from urllib.parse import quote, unquote
 
@@ -204,14 +205,46 @@ def _unescaped(value: str) -> str:
     return unquote(value, errors="replace").encode(errors="replace").decode()
 
 
-# --- objects of the `cloudevents` package
+# --- as users give them
 
 
-def attributes_of(event: Any) -> tuple[dict[str, Any], Any]:
-    """Attributes and data of an event object of the `cloudevents` package, which is not imported.
+def made_event(
+    type: object,
+    data: object,
+    *,
+    id: str,
+    source: str,
+    key: str | None,
+    time: datetime | str,
+    extensions: Mapping[str, object],
+) -> Event:
+    """An event of a type (text) and data, or from an event object of the `cloudevents` package, whose attributes count.
 
-    Raises PayloadError when it is none.
+    Raises PayloadError, InvalidNameError.
     """
+    attributes: dict[str, Any] = {**extensions, "id": id, "source": source, "time": time}
+    if key is not None:
+        attributes["subject"] = key
+    if isinstance(type, str):
+        attributes["type"] = type
+    else:
+        given, data = _opened(type)
+        attributes |= {name: value for name, value in given.items() if value is not None}
+    others = {check_extension(name): value for name, value in attributes.items() if name not in _CORE}
+    when = attributes["time"]
+    return Event(
+        id=str(attributes["id"]),
+        type=check_type(str(attributes["type"])),
+        source=str(attributes["source"]),
+        data=encode_plain(data, "the data of an event"),
+        key=check_key(attributes.get("subject")),
+        time=when.isoformat() if isinstance(when, datetime) else str(when),
+        extensions=encode_plain(others, "the extensions of an event") if others else b"",
+    )
+
+
+def _opened(event: Any) -> tuple[dict[str, Any], object]:
+    """Attributes and data, by the methods that the releases of that package have; it is not imported."""
     read = getattr(event, "get_attributes", None) or getattr(event, "_get_attributes", None)
     if read is None:
         raise PayloadError(

@@ -6,11 +6,16 @@ from typing import Any
 
 from romancy_nats.core.definition import AsyncActivity
 from romancy_nats.core.retry import RetryPolicy
-from romancy_nats.errors import ConfigurationError, InstanceEndedError, InstanceNotFoundError
-
-UNTIL_SENT = RetryPolicy(
-    max_attempts=0, max_interval=10.0, non_retryable=(InstanceNotFoundError, InstanceEndedError)
+from romancy_nats.errors import (
+    ConfigurationError,
+    InstanceEndedError,
+    InstanceNotFoundError,
+    InvalidNameError,
+    PayloadError,
 )
+
+_FINAL = (InstanceNotFoundError, InstanceEndedError, InvalidNameError, PayloadError)
+UNTIL_SENT = RetryPolicy(max_attempts=0, max_interval=10.0, non_retryable=_FINAL)
 
 
 async def _send_event(type: str, data: Any, key: str | None) -> None:
@@ -22,8 +27,8 @@ async def _send_to(workflow: str, id: str, channel: str, data: Any) -> None:
 
 
 send_event: AsyncActivity[[str, Any, str | None], None] = AsyncActivity(
-    _send_event, name="romancy.send_event", retry=UNTIL_SENT
+    _send_event, name="romancy.send_event", retry=UNTIL_SENT, errors=_FINAL
 )
 send_to: AsyncActivity[[str, str, str, Any], None] = AsyncActivity(
-    _send_to, name="romancy.send_to", retry=UNTIL_SENT, errors=[InstanceNotFoundError, InstanceEndedError]
+    _send_to, name="romancy.send_to", retry=UNTIL_SENT, errors=_FINAL
 )

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from romancy_nats.core.cloudevents import check_key, check_type
 from romancy_nats.core.events import Command, EventReceived, MessageReceived, WaitEnded, WaitStarted
 
 EVENT = "event"
@@ -44,7 +45,10 @@ class Waits:
     # --- events
 
     def start(self, kind: str, type: str, key: str | None = None, *, stream: bool = False) -> Wait:
-        """Begin to wait; from the commit of this command on, nothing that fits is missed."""
+        """Begin to wait; from the commit of this command on, nothing that fits is missed. Raises InvalidNameError."""
+        if kind == EVENT:
+            check_type(type)
+            check_key(key)
         self._count += 1
         started = WaitStarted(f"{kind}:{self._count}", kind, type, key or "", key is not None)
         wait = Wait(started, stream)

@@ -11,6 +11,7 @@ from romancy_nats.runtime.ownership import Ownership
 from romancy_nats.runtime.writing import read_record
 
 _OWNED_PAUSE = 0.5
+_LONGEST_OWNED_PAUSE = 30.0
 
 
 class Due:
@@ -38,7 +39,7 @@ class Due:
         engine = self._engine
         if key in engine.instances:
             # Its owner's local timers are at it; only the record at rest tells whether this wake-up is used up.
-            delivery.nak(_OWNED_PAUSE)
+            delivery.nak(_pause(delivery))
             return
         held = await read_record(engine.world, key)
         if held is None or held.record.status.ended:
@@ -47,7 +48,7 @@ class Due:
         record = held.record
         if record.owner:
             # The sweeper wakes it if that owner is dead; acked now, a rest that is under way could miss it (L6).
-            delivery.nak(_OWNED_PAUSE)
+            delivery.nak(_pause(delivery))
             return
         # The server's clock fired it: that time has come, whatever the clock here says (L8).
         now = max(delivery.time, microseconds(engine))
@@ -60,3 +61,8 @@ class Due:
         instance.held.append(HeldDelivery(delivery, max(1, instance.commits)))
         instance.fire_due(now)
         self._ownership.go_on(instance)
+
+
+def _pause(delivery: Delivery) -> float:
+    """A rest is over soon, or else it is something that takes long."""
+    return min(_OWNED_PAUSE * 1.5 ** min(delivery.deliveries - 1, 20), _LONGEST_OWNED_PAUSE)

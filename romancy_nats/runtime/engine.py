@@ -30,6 +30,7 @@ from romancy_nats.runtime.rest import acknowledge, rest, settle_effects
 from romancy_nats.runtime.sweeper import Sweeper
 from romancy_nats.runtime.tuning import Tuning
 
+from romancy_nats.runtime.sending import lent
 _log = logging.getLogger("romancy.worker")
 _MOST_MESSAGES = 256
 
@@ -50,7 +51,7 @@ class Engine:
         self.workflows = {workflow.name: workflow for workflow in workflows}
         self.lease = Lease(world, tuning, self._lease_lost, self._lease_regained)
         self.workshop = Workshop(tuning, world.clock, world.chance)
-        self.workshop.overrides = overrides or {}
+        self.workshop.overrides = {**lent(world), **(overrides or {})}
         self.workshop.may_begin = self.lease.valid
         self.instances: dict[InstanceKey, Instance] = {}
         self.asleep: OrderedDict[InstanceKey, Instance] = OrderedDict()
@@ -60,7 +61,7 @@ class Engine:
         self._intake = Intake(self._ownership)
         self._messages = Messages(self._ownership)
         self._due = Due(self._ownership)
-        self._dispatcher = Dispatcher(world)
+        self._dispatcher = Dispatcher(world, tuning.ack_wait)
         self.janitor = Janitor(self)
         self._sweeper = Sweeper(self)
         self._orphans = Orphans(self)
@@ -295,6 +296,7 @@ class Engine:
             _log.warning("the lease key could not be deleted (%s); it expires by itself", error)
         self._drained.set()
 
+        await self.world.events.stop_pulling()
     async def _let_go(self, instance: Instance) -> None:
         quiet = await instance.come_to_a_stop(self.tuning.grace)
         if not quiet and not instance.rested.done():

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 from romancy_nats.core.events import WaitStarted
 from romancy_nats.core.waits import EVENT
-from romancy_nats.errors import ServerUnavailableError
-from romancy_nats.ports import Refused
+from romancy_nats.errors import RomancyError
+from romancy_nats.ports import Refusal, Refused, WriteReply
 
 if TYPE_CHECKING:
     from romancy_nats.runtime.instance import Instance
 
-_PAUSE = 0.2
+_log = logging.getLogger("romancy.worker")
+_PAUSE = 0.1
+_LONGEST_PAUSE = 5.0
 
 
 class Registrations:
@@ -41,6 +44,11 @@ class Registrations:
         if started is not None:
             self._add(started, register=False)
 
+    def end_all(self) -> None:
+        """Remove what is left when the instance has ended otherwise than by its own code."""
+        for id in list(self.registered):
+            self.end(id)
+
     def forget(self, started: WaitStarted) -> None:
         """Remove a registration that an earlier owner may have left."""
         if started.kind == EVENT:
@@ -56,33 +64,42 @@ class Registrations:
             self._task = self._instance.owner.spawn(self._run())
 
     async def done(self) -> None:
-        """Return when the server has acknowledged all of it."""
+        """Return when the server has acknowledged all of it, or the memory is gone."""
         while self._task is not None and not self._task.done():
             await asyncio.wait([self._task])
 
     async def _run(self) -> None:
+        pause = _PAUSE
         while self._todo and not self._instance.dropped:
             started, register = self._todo[0]
-            if await (self._register(started) if register else self._unregister(started)):
+            trouble = await self._carry_out(started, register=register)
+            if not trouble:
                 del self._todo[0]
-            else:
-                await asyncio.sleep(_PAUSE)
+                pause = _PAUSE
+                continue
+            if pause >= 1.0:
+                _log.warning("%r: %s of %s: %s", self._instance.key, _verb(register), started.type, trouble)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
 
-    async def _register(self, started: WaitStarted) -> bool:
+    async def _carry_out(self, started: WaitStarted, *, register: bool) -> str:
+        """Why it is not done yet, or "" when it is."""
         instance = self._instance
-        key = started.key if started.keyed else None
         events = instance.owner.world.events
-        reply = await events.register(instance.key, instance.record.generation, started.id, started.type, key)
-        # Refused means that it is registered: the first registration counts, a later one would miss events.
-        return reply is not None
-
-    async def _unregister(self, started: WaitStarted) -> bool:
-        instance = self._instance
+        place = (instance.key, instance.record.generation, started.id, started.type)
         key = started.key if started.keyed else None
+        reply: WriteReply
         try:
-            reply = await instance.owner.world.events.unregister(
-                instance.key, instance.record.generation, started.id, started.type, key
-            )
-        except ServerUnavailableError:
-            return False
-        return isinstance(reply, int | Refused)
+            reply = await (events.register(*place, key) if register else events.unregister(*place, key))
+        except RomancyError as error:
+            return str(error)
+        if reply is None:
+            return "the server did not answer"
+        # Refused as stale it is registered: the first registration counts, a later one would miss events.
+        if isinstance(reply, Refused) and not (register and reply.why is Refusal.STALE):
+            return reply.text or reply.why.name
+        return ""
+
+
+def _verb(register: bool) -> str:
+    return "registering a wait" if register else "ending a wait"

@@ -11,7 +11,8 @@ from romancy_nats.core.events import WorkflowCancelled, WorkflowCompleted, Workf
 from romancy_nats.core.failure import Failure
 from romancy_nats.core.waits import EVENT
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
-from romancy_nats.ports import Refused
+from romancy_nats.core.waits import EVENT
+from romancy_nats.ports import Refused, WriteReply
 from romancy_nats.runtime.claim import microseconds
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.writing import write_record
@@ -19,6 +20,8 @@ from romancy_nats.runtime.writing import write_record
 _log = logging.getLogger("romancy.worker")
 _LONGEST_ERROR = 4000
 _MOST_NAMES = 50
+_PAUSE = 0.1
+_LONGEST_PAUSE = 5.0
 
 
 def resting_record(instance: Instance, *, let_go: bool = False) -> InstanceRecord:
@@ -79,27 +82,42 @@ def _waiting(rested: InstanceRecord, instance: Instance) -> InstanceRecord:
         )
     if rested.status is InstanceStatus.COMPENSATING:
         status = InstanceStatus.COMPENSATING
-    return replace(
-        rested, status=status, waiting_for=names[:_MOST_NAMES], next_due=instance.alarms.earliest()
-    )
+    return replace(rested, status=status, waiting_for=names[:_MOST_NAMES], next_due=next_due(instance))
+
+
+def next_due(instance: Instance) -> int:
+    """When the earliest timer or retry is due, 0 for none. From the execution: local alarms may be over, or put off."""
+    if not instance.waits:
+        return 0
+    dues = [round(timer.when() * 1_000_000) for timer in instance.execution.timers.values()]
+    dues += [pending.retry_at for pending in instance.execution.activities.values() if pending.retry_at]
+    return min(dues, default=0)
 
 
 async def settle_effects(instance: Instance) -> None:
     """What has to be on the server before the rest (L5): registrations, and the wake-up for the earliest timer."""
+    if instance.execution.ending is not None:
+        instance.registrations.end_all()
     await instance.registrations.done()
-    timers = instance.owner.world.timers
-    generation = instance.record.generation
-    due = instance.alarms.earliest()
-    while not instance.dropped:
-        if due:
-            reply = await timers.arm(instance.key, generation, due)
-        elif instance.record.next_due:
-            reply = await timers.disarm(instance.key, generation)
-        else:
+    due = next_due(instance)
+    pause = _PAUSE
+    while (due or instance.record.next_due) and not instance.dropped:
+        reply = await _promise(instance, due)
+        if isinstance(reply, int) or not due or instance.woken:
             return
-        if isinstance(reply, int | Refused):
-            return
-        await asyncio.sleep(0.1)
+        if isinstance(reply, Refused):
+            # It stays here, where its timers run without the server.
+            _log.warning("%r cannot rest, its timer is refused: %s", instance.key, reply.text)
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+async def _promise(instance: Instance, due: int) -> WriteReply:
+    timers, generation = instance.owner.world.timers, instance.record.generation
+    if due:
+        return await timers.arm(instance.key, generation, due)
+    # One that fires all the same finds nothing to do.
+    return await timers.disarm(instance.key, generation)
 
 
 async def rest(instance: Instance, *, let_go: bool = False) -> bool:
