@@ -15,8 +15,8 @@ SCHEDULE = "Nats-Schedule"
 TARGET = "Nats-Schedule-Target"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LATEST = 253_000_000_000_000_000
-"""µs, in the year 9987: what comes later is never."""
+_LATEST = 9_200_000_000_000_000
+"""µs, in the year 2261: the server counts nanoseconds in 64 bits. What fires too early finds nothing due."""
 
 
 class JetStreamTimers:
