@@ -1,13 +1,26 @@
-"""The local timers of an owned instance (L8): never early by the wall clock, and the earliest that is pending."""
+"""The local timers of an owned instance (L8), never early by the wall clock, and what a rest has to promise."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 
+from romancy_nats.core.execution import Execution
 from romancy_nats.ports import Clock
 
 _MICROSECONDS = 1_000_000
+
+
+def next_due(execution: Execution) -> int:
+    """When the earliest timer or retry is due, 0 for none. From the execution: alarms may be over, or never set."""
+    dues = [round(timer.when() * _MICROSECONDS) for timer in execution.timers.values()]
+    dues += [pending.retry_at for pending in execution.activities.values() if pending.retry_at]
+    return min(dues, default=0)
+
+
+def idle(execution: Execution) -> bool:
+    """Whether every pending activity waits for a later attempt: one that was held back (L10) does not."""
+    return all(pending.retry_at for pending in execution.activities.values())
 
 
 class Alarms:
@@ -38,10 +51,6 @@ class Alarms:
         """None of them any longer."""
         for id in list(self._due):
             self.cancel(id)
-
-    def earliest(self) -> int:
-        """The first due time, 0 for none."""
-        return min(self._due.values(), default=0)
 
     def __contains__(self, id: str) -> bool:
         return id in self._due

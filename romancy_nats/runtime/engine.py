@@ -16,6 +16,7 @@ from romancy_nats.errors import RomancyError
 from romancy_nats.ports import Delivery, QueueKind, World
 from romancy_nats.runtime.attempts import Workshop
 from romancy_nats.runtime.dispatcher import Dispatcher
+from romancy_nats.runtime.alarms import idle
 from romancy_nats.runtime.due import Due
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.intake import Intake
@@ -304,7 +305,7 @@ class Engine:
             self.memory_lost(instance)
         elif not instance.dropped and instance.execution.ending is None and instance.stalled is None:
             # One that only waits rests as it would anyway; one at work is for others to take up at once.
-            await self._rest(instance, let_go=bool(instance.execution.activities))
+            await self._rest(instance, let_go=not idle(instance.execution))
 
     async def _ended_rests(self) -> None:
         left = [instance.rested for instance in self.instances.values()]

@@ -38,7 +38,7 @@ from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
 from romancy_nats.errors import PayloadTooLargeError, RomancyError, WorkflowRuleError
 from romancy_nats.ports import Delivery, Refusal, Refused, World, WriteReply
-from romancy_nats.runtime.alarms import Alarms
+from romancy_nats.runtime.alarms import Alarms, idle, next_due
 from romancy_nats.runtime.attempts import Attempts, Workshop
 from romancy_nats.runtime.lease import Lease
 from romancy_nats.runtime.registrations import Registrations
@@ -372,7 +372,9 @@ class Instance:
         """Whether only timers that are not due soon, events and messages are waited for (L6, L8)."""
         if self._attempts or self._inbox or self._busy or self.stopping:
             return False
-        due = self.alarms.earliest()
+        if not idle(self.execution):
+            return False
+        due = next_due(self.execution)
         soon = self.owner.world.clock.now() + self.owner.tuning.rest_from
         return due == 0 or due > soon * _MICROSECONDS
 
@@ -492,7 +494,10 @@ class Instance:
             self.alarms.set(id, round(timer.when() * _MICROSECONDS), self._fired)
 
     def _fired(self, id: str) -> None:
-        if id in self.execution.timers:
+        timer = self.execution.timers.get(id)
+        if timer is not None:
+            # Its time has come, even if somebody sets the clock back before the commit is made (L8).
+            self.last_time = max(self.last_time, round(timer.when() * _MICROSECONDS))
             self.give(TimerFired(id))
 
     def _retry_later(self, id: str, due: int) -> None:
@@ -556,3 +561,4 @@ def _weight(event: Delivered) -> int:
     if isinstance(event, ActivityFailed | ActivityAttemptFailed):
         return len(event.failure) + 64
     return 512
+        self.last_time = max(self.last_time, now)

@@ -13,6 +13,7 @@ from romancy_nats.core.waits import EVENT
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
 from romancy_nats.core.waits import EVENT
 from romancy_nats.ports import Refused, WriteReply
+from romancy_nats.runtime.alarms import next_due
 from romancy_nats.runtime.claim import microseconds
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.writing import write_record
@@ -82,16 +83,9 @@ def _waiting(rested: InstanceRecord, instance: Instance) -> InstanceRecord:
         )
     if rested.status is InstanceStatus.COMPENSATING:
         status = InstanceStatus.COMPENSATING
-    return replace(rested, status=status, waiting_for=names[:_MOST_NAMES], next_due=next_due(instance))
-
-
-def next_due(instance: Instance) -> int:
-    """When the earliest timer or retry is due, 0 for none. From the execution: local alarms may be over, or put off."""
-    if not instance.waits:
-        return 0
-    dues = [round(timer.when() * 1_000_000) for timer in instance.execution.timers.values()]
-    dues += [pending.retry_at for pending in instance.execution.activities.values() if pending.retry_at]
-    return min(dues, default=0)
+    return replace(
+        rested, status=status, waiting_for=names[:_MOST_NAMES], next_due=next_due(instance.execution)
+    )
 
 
 async def settle_effects(instance: Instance) -> None:
@@ -99,7 +93,7 @@ async def settle_effects(instance: Instance) -> None:
     if instance.execution.ending is not None:
         instance.registrations.end_all()
     await instance.registrations.done()
-    due = next_due(instance)
+    due = next_due(instance.execution) if instance.waits else 0
     pause = _PAUSE
     while (due or instance.record.next_due) and not instance.dropped:
         reply = await _promise(instance, due)
