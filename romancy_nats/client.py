@@ -27,6 +27,7 @@ from romancy_nats.errors import (
 )
 from romancy_nats.handle import InstanceInfo, Notice, OwnStart, WorkflowHandle, untyped
 from romancy_nats.ports import Message, Refusal, Refused, World
+from romancy_nats.runtime.outbox import Outbox
 from romancy_nats.runtime.writing import read_record
 from romancy_nats.settings import Settings
 
@@ -40,6 +41,7 @@ class Client:
 
     def __init__(self, world: World, *, max_message: int = 1_000_000) -> None:
         self.world = world
+        self.outbox = Outbox(f"client-{world.chance.id()}", self.send)
         self._max_message = max_message
 
     @staticmethod

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import weakref
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -22,21 +23,29 @@ from romancy_nats.core.events import (
 from romancy_nats.core.failure import Failure
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.payload import ValueCodec
+from romancy_nats.core.plain import decode_plain
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
 from romancy_nats.errors import (
     AmbiguousInstanceError,
     InstanceConflictError,
+    InstanceEndedError,
     InstanceNotFoundError,
     RomancyError,
     StartRejectedError,
+    UpdateRejectedError,
     WorkflowCancelledError,
     WorkflowFailedError,
     WorkflowStalledError,
     WorkflowTerminatedError,
 )
-from romancy_nats.ports import Message
+from romancy_nats.ports import Duplicate, Message
+from romancy_nats.runtime.asking import UpdateCall, ask_query
 from romancy_nats.runtime.notices import Outcome, read_outcome
-from romancy_nats.runtime.writing import read_commit, read_commits, read_record
+from romancy_nats.runtime.outbox import update_message
+from romancy_nats.runtime.queries import ask_body
+from romancy_nats.runtime.tail import recorded
+from romancy_nats.runtime.watching import WatchItem, watch
+from romancy_nats.runtime.writing import read_commit, read_record
 
 if TYPE_CHECKING:
     from romancy_nats.client import Client
@@ -207,6 +216,70 @@ class WorkflowHandle(Generic[R]):
         self._retried = record.write
         return said
 
+    async def send(
+        self,
+        channel: str,
+        data: object,
+        metadata: Mapping[str, Any] | None = None,
+        message_id: str | None = None,
+    ) -> None:
+        """Send a message to `ctx.receive(channel)`; returns once it is durable. Kept until it is received, in order.
+
+        The same `message_id` twice is one message. Raises InstanceNotFoundError, InstanceEndedError.
+        """
+        record, key = await self._record(), await self._key()
+        if record.status.ended:
+            raise InstanceEndedError(self.id, record.status)
+        id = message_id or self._client.world.chance.id()
+        await self._client.outbox.put(key, record.generation, channel, data, metadata, id)
+
+    async def query(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
+        """What the workflow's query handler answers, now or, of an ended instance, at its end; changes nothing.
+
+        Raises QueryError (no such handler, it raised, no worker is there to answer), InstanceNotFoundError.
+        """
+        return decode_plain(await self.ask(name, ask_body(args, kwargs)))
+
+    async def ask(self, name: str, body: bytes) -> bytes:
+        """The same for arguments and answer as payloads."""
+        key = await self._key()
+        return await ask_query(self._client.world, key, name, body, self._record)
+
+    async def update(self, name: str, /, *args: Any, message_id: str | None = None, **kwargs: Any) -> Any:
+        """Let the workflow's update handler change something; returns what it returns, recorded once.
+
+        The same `message_id` twice is one update. An update waits for its handler to be there. Raises
+        UpdateRejectedError (by its validator, or the instance ended first), UpdateFailedError (the handler raised),
+        InstanceNotFoundError.
+        """
+        return decode_plain(await self.carry_out(name, ask_body(args, kwargs), message_id))
+
+    async def carry_out(self, name: str, body: bytes, message_id: str | None) -> bytes:
+        """The same for arguments and result as payloads."""
+        record, key = await self._record(), await self._key()
+        id = message_id or self._client.world.chance.id()
+        call = UpdateCall(self._client.world, key, id)
+        try:
+            if record.status.ended:
+                found = await call.recorded() if message_id else None
+                if found is None:
+                    raise UpdateRejectedError(f"instance {self.id!r} has ended ({record.status})")
+                return found
+            sent = await self._client.send(update_message(key, name, body, id, call.inbox))
+            return await call.answer(asked_before=isinstance(sent, Duplicate))
+        finally:
+            call.close()
+
+    async def watch(self) -> AsyncGenerator[WatchItem]:
+        """The history from its first event on, then live: events, what is emitted, attempts; until the instance ends.
+
+        Raises InstanceNotFoundError.
+        """
+        await self._record()
+        async with aclosing(watch(self._client.world, await self._key())) as items:
+            async for item in items:
+                yield item
+
     async def _say(self, kind: str, text: str) -> bool:
         record = await self._record()
         if record.status.ended:
@@ -241,11 +314,7 @@ class WorkflowHandle(Generic[R]):
         return InstanceRecord(status=InstanceStatus.QUEUED)
 
     async def _commits(self, key: InstanceKey, record: InstanceRecord) -> list[Commit]:
-        if record.archived:
-            found = await self._client.world.archive.read(record.archived)
-        else:
-            found = await read_commits(self._client.world, key, record.generation)
-        return [Commit.decode(data) for data in found]
+        return await recorded(self._client.world, key, record)
 
     # --- waiting for the end
 

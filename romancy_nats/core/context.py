@@ -16,11 +16,13 @@ from uuid import UUID
 from romancy_nats.core import sending
 from romancy_nats.core.definition import Activity, as_activity
 from romancy_nats.core.events import EventReceived, MessageReceived
+from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.opening import opened_event, opened_message
+from romancy_nats.core.plain import as_plain
 from romancy_nats.core.received import ReceivedEvent, ReceivedMessage
 from romancy_nats.core.retry import Duration, seconds
 from romancy_nats.core.waits import EVENT, MESSAGE
-from romancy_nats.errors import ConfigurationError, EventTimeoutError, MessageTimeoutError
+from romancy_nats.errors import ConfigurationError, EventTimeoutError, MessageTimeoutError, QueryError
 
 if TYPE_CHECKING:
     from random import Random
@@ -53,6 +55,13 @@ class WorkflowContext:
         self._worker_id = worker_id
 
     @property
+    def _acting(self) -> Execution:
+        """For everything that changes the workflow, which a query handler may not do."""
+        if self._execution.asked:
+            raise QueryError("a query handler only looks; it may not ask the workflow to do anything")
+        return self._execution
+
+    @property
     def instance_id(self) -> str:
         """The id of this instance."""
         return self._execution.key.id
@@ -80,7 +89,7 @@ class WorkflowContext:
     @property
     def random(self) -> Random:
         """A random generator that gives the same numbers in replay."""
-        return self._execution.random
+        return self._acting.random
 
     @cached_property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
@@ -93,7 +102,7 @@ class WorkflowContext:
 
     def uuid4(self) -> UUID:
         """A random UUID that is the same in replay."""
-        return UUID(int=self._execution.random.getrandbits(128), version=4)
+        return UUID(int=self._acting.random.getrandbits(128), version=4)
 
     def run(self, activity: Activity[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """Run an activity durably: its result is recorded once, and replay returns the record.
@@ -106,7 +115,7 @@ class WorkflowContext:
             raise ConfigurationError(
                 f"ctx.run takes an activity; decorate {name} with @activity, or use ctx.step"
             )
-        return self._execution.run_activity(activity, args, kwargs)
+        return self._acting.run_activity(activity, args, kwargs)
 
     @overload
     def step(
@@ -120,7 +129,7 @@ class WorkflowContext:
         self, name: str, fn: Callable[..., object], /, *args: Any, **kwargs: Any
     ) -> Coroutine[Any, Any, Any]:
         """Make a closure durable: `fn`, plain or async, runs once as an activity called `name`."""
-        return self._execution.run_activity(step_activity(name, fn), args, kwargs)
+        return self._acting.run_activity(step_activity(name, fn), args, kwargs)
 
     async def sleep(self, duration: Duration) -> None:
         """Wait; durable like `asyncio.sleep` in workflow code."""
@@ -134,7 +143,7 @@ class WorkflowContext:
 
     def register_compensation(self, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Call `fn` with these arguments if the workflow fails or is cancelled, in its place in the reverse order."""
-        self._execution.saga.register(as_activity(fn), args, kwargs)
+        self._acting.saga.register(as_activity(fn), args, kwargs)
 
     # --- waiting for others
 
@@ -150,10 +159,11 @@ class WorkflowContext:
 
         Raises EventTimeoutError after `timeout`, and pydantic's ValidationError when the data does not fit `model`.
         """
-        waiting = self._execution.waiting
+        waiting = self._acting.waiting
         wait = waiting.start(EVENT, type, key)
+        limit = asyncio.timeout(None if timeout is None else seconds(timeout))
         try:
-            async with asyncio.timeout(None if timeout is None else seconds(timeout)) as limit:
+            async with limit:
                 event = cast("EventReceived", await waiting.answer(wait))
         except TimeoutError as error:
             if timeout is not None and limit.expired():
@@ -168,7 +178,7 @@ class WorkflowContext:
         self, type: str, key: str | None = None, *, model: type[M] | None = None
     ) -> AsyncGenerator[AsyncIterator[ReceivedEvent[M]]]:
         """All events of this type (and key) from here to the end of the block; none is missed between two reads."""
-        waiting = self._execution.waiting
+        waiting = self._acting.waiting
         wait = waiting.start(EVENT, type, key, stream=True)
 
         async def stream() -> AsyncGenerator[ReceivedEvent[M]]:
@@ -188,13 +198,14 @@ class WorkflowContext:
 
         Raises MessageTimeoutError after `timeout`, and pydantic's ValidationError when the data does not fit `model`.
         """
-        waiting = self._execution.waiting
+        waiting = self._acting.waiting
         message = waiting.take(channel)
         if message is not None:
             return opened_message(message, model)
         wait = waiting.start(MESSAGE, channel)
+        limit = asyncio.timeout(None if timeout is None else seconds(timeout))
         try:
-            async with asyncio.timeout(None if timeout is None else seconds(timeout)) as limit:
+            async with limit:
                 message = cast("MessageReceived", await waiting.answer(wait))
         except TimeoutError as error:
             if timeout is not None and limit.expired():
@@ -208,7 +219,7 @@ class WorkflowContext:
 
     async def send_event(self, type: str, data: object, *, key: str | None = None) -> None:
         """Publish an event, once, after the step that sends it is recorded."""
-        await self.run(sending.send_event, type, data, key)
+        await self.run(sending.send_event, type, as_plain(data, f"the data of event {type!r}"), key)
 
     async def send_to(
         self, instance_id: str, channel: str, data: object, workflow: str | None = None
@@ -217,21 +228,31 @@ class WorkflowContext:
 
         Without `workflow` the target is an instance of this one's workflow.
         """
-        await self.run(sending.send_to, workflow or self.workflow_name, instance_id, channel, data)
+        plain = as_plain(data, f"the message on {channel!r}")
+        target = InstanceKey(workflow or self.workflow_name, instance_id)
+        orders = self._acting.sent
+        order = orders[target] = orders.get(target, 0) + 1
+        try:
+            await self.run(sending.send_to, target.workflow, target.id, channel, plain, order)
+        except Exception:
+            # Nobody is to wait for what was not sent.
+            if orders[target] == order:
+                orders[target] = order - 1
+            raise
 
     def on_query(self, name: str, fn: Callable[..., object]) -> None:
         """Answer `handle.query(name, …)` with `fn`, which only looks: it may not wait, or ask for anything."""
-        self._execution.handlers.on_query(name, fn)
+        self._acting.handlers.on_query(name, fn)
 
     def on_update(
         self, name: str, fn: Callable[..., object], validate: Callable[..., object] | None = None
     ) -> None:
         """Carry out `handle.update(name, …)` with `fn`, plain or async; `validate` refuses one by raising."""
-        self._execution.handlers.on_update(name, fn, validate)
+        self._acting.handlers.on_update(name, fn, validate)
 
     def emit(self, value: object, durable: bool = False) -> None:
         """Tell whoever watches; with `durable` it is also in the history, for those who watch later."""
-        self._execution.emit_value(value, durable=durable)
+        self._acting.emit_value(value, durable=durable)
 
 
 def step_activity(name: str, fn: Callable[..., R]) -> Activity[..., R]:

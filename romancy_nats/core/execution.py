@@ -32,8 +32,8 @@ from romancy_nats.core.events import (
     Command,
     CompensationBegun,
     Delivered,
-    Ending,
     Emitted,
+    Ending,
     Event,
     EventReceived,
     MessageEvent,
@@ -43,6 +43,7 @@ from romancy_nats.core.events import (
     TimerCancelled,
     TimerFired,
     TimerStarted,
+    UpdateAnswered,
     UpdateRequested,
     WorkflowCancelled,
     WorkflowCompleted,
@@ -56,7 +57,7 @@ from romancy_nats.core.handlers import Handlers
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.limits import fitting
 from romancy_nats.core.loop import DeterministicLoop, Evicted, WorkflowTimer
-from romancy_nats.core.payload import ValueCodec
+from romancy_nats.core.plain import encode_plain
 from romancy_nats.core.saga import Saga, Undo
 from romancy_nats.core.waits import Waits
 from romancy_nats.errors import (
@@ -69,7 +70,6 @@ from romancy_nats.errors import (
 )
 
 R = TypeVar("R")
-_any: ValueCodec[object] = ValueCodec(Any)
 MICROSECONDS = 1_000_000
 _log = logging.getLogger("romancy.workflow")
 
@@ -117,7 +117,13 @@ class Execution:
         self.owed: list[Command] = []
         self.waiting = Waits(self._emit, self.loop.create_future)
         self.handlers = Handlers(self._emit, self._spawn)
-        self.announce: Callable[[object], None] | None = None
+        self.sent: dict[InstanceKey, int] = {}
+        """How many messages went to which instance."""
+        self.asked = False
+        """Whether a query is being answered: workflow code only looks."""
+        self.disturbed = False
+        """Whether a query changed something after all: this memory is to be dropped."""
+        self.announce: Callable[[bytes], None] | None = None
         """Called with each value that workflow code emits live; never in replay."""
         self.on_violation: Callable[[], None] | None = None
         """Called when a rule of the loop is broken between steps, possibly from another thread."""
@@ -136,6 +142,11 @@ class Execution:
     def random(self) -> Random:
         """Seeded by the identity of the instance: the same numbers in replay."""
         return Random(f"{self.key.token}:{self.generation}")
+
+    @property
+    def begun(self) -> bool:
+        """Whether the workflow code was entered."""
+        return self._root is not None
 
     # --- deliveries in, commands out
 
@@ -198,6 +209,9 @@ class Execution:
         # What was recorded is what counts: a changed default or delay in newer code does not alter what runs.
         if isinstance(recorded, ActivityScheduled) and (pending := self.activities.get(recorded.id)):
             pending.input = recorded.input
+        elif isinstance(recorded, UpdateAnswered):
+            # Who waited was told when it was recorded, or looks at the history.
+            self.handlers.inboxes.pop(recorded.id, None)
 
     def _mismatch(
         self, position: int, expected: Event | None, produced: Command | None, index: int | None = None
@@ -256,10 +270,12 @@ class Execution:
 
     def emit_value(self, value: object, *, durable: bool) -> None:
         """Workflow code tells something to whoever watches."""
+        # Encoded in replay, too: what cannot be stored raises in both.
+        data = encode_plain(value, "what is emitted")
         if durable:
-            self._emit(Emitted(_any.encode(value)), self._place())
+            self._emit(Emitted(data), self._place())
         elif self.announce is not None and not self.replaying:
-            self.announce(value)
+            self.announce(data)
 
     def _place(self) -> str:
         return determinism.calling_place() if self.replaying else ""
@@ -300,23 +316,24 @@ class Execution:
             case WorkflowStarted():
                 self._see(event)
                 self._begin(event)
-            case CancelRequested():
+            case _:
                 self._see(event)
+                self._receive_message(event)
+
+    def _receive_message(self, event: MessageEvent) -> None:
+        match event:
+            case CancelRequested():
                 self._request_cancel(event)
             case TerminateRequested():
-                self._see(event)
                 self._terminate(event)
-            case RetryRequested():
-                self._see(event)
             case EventReceived():
-                self._see(event)
                 self.waiting.event(event)
             case MessageReceived():
-                self._see(event)
                 self.waiting.message(event)
             case UpdateRequested():
-                self._see(event)
                 self.handlers.update(event)
+            case RetryRequested():
+                """The workflow code does not see it."""
 
     def _activity_completed(self, event: ActivityCompleted) -> None:
         pending = self._pop(event.id)
@@ -352,20 +369,22 @@ class Execution:
         return self.loop.create_task(work, context=context)
 
     def query(self, name: str, body: object) -> bytes:
-        """The answer of a query handler, encoded; raises QueryError. Changes nothing."""
+        """The answer of a query handler, encoded; raises QueryError. Changes nothing, or sets `disturbed`."""
         answer: list[bytes | QueryError] = []
 
         def ask() -> None:
+            context = contextvars.Context()
+            context.run(enter_workflow, self._context)
             try:
-                answer.append(self.handlers.query(name, body))
+                answer.append(context.run(self.handlers.query, name, body))
             except QueryError as error:
                 answer.append(error)
 
-        before, self._commands = self._commands, []
-        self.loop.step(self.loop.time(), ask)
-        asked, self._commands = self._commands, before
-        if asked:
-            raise QueryError(f"query {name!r} asked for {determinism.describe(asked[0])}; a query only looks")
+        self.asked = True
+        try:
+            self.disturbed = not self.loop.look(ask) or self.disturbed
+        finally:
+            self.asked = False
         if isinstance(answer[0], QueryError):
             raise answer[0]
         return answer[0]
@@ -384,6 +403,7 @@ class Execution:
         self._root.cancel(event.reason)
 
     def _terminate(self, event: TerminateRequested) -> None:
+        self.handlers.reject_all()
         self._emit(WorkflowTerminated(event.reason))
         self.ending = self.ending or WorkflowTerminated(event.reason)
 

@@ -11,10 +11,8 @@ from typing import Any
 from romancy_nats.core.events import Command, UpdateAnswered, UpdateRequested
 from romancy_nats.core.failure import Failure
 from romancy_nats.core.parameters import Parameters
-from romancy_nats.core.payload import ValueCodec
+from romancy_nats.core.plain import decode_plain, encode_plain
 from romancy_nats.errors import ConfigurationError, QueryError, RomancyError
-
-_any: ValueCodec[object] = ValueCodec(Any)
 
 
 @dataclass(slots=True)
@@ -41,6 +39,8 @@ class Handlers:
 
     def on_query(self, name: str, fn: Callable[..., Any]) -> None:
         """Answer queries of this name with `fn`."""
+        if not callable(fn):
+            raise ConfigurationError(f"ctx.on_query({name!r}, …) takes a function")
         self._queries[name] = Handler(fn, Parameters(fn))
 
     def on_update(self, name: str, fn: Callable[..., Any], validate: Callable[..., object] | None) -> None:
@@ -63,10 +63,10 @@ class Handlers:
             answer = handler.fn(*args, **kwargs)
             if inspect.iscoroutine(answer):
                 answer = _at_once(answer, name)
-            return _any.encode(answer)
+            return encode_plain(answer, f"the answer of query {name!r}")
         except QueryError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
             raise QueryError(f"query {name!r} failed: {type(error).__name__}: {error}") from error
 
     def update(self, request: UpdateRequested) -> None:
@@ -82,18 +82,19 @@ class Handlers:
 
     async def _carry_out(self, handler: Handler, request: UpdateRequested) -> None:
         try:
-            body = _any.decode(request.input)
+            body = decode_plain(request.input)
             args, kwargs = handler.parameters.decode(handler.parameters.from_plain(body))
             if handler.validate is not None:
                 handler.validate(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - whatever the validator raises is its refusal
             self._answer(UpdateAnswered(request.id, failure=Failure.of(error).encode(), rejected=True))
             return
+        what = f"the result of update {request.name!r}"
         try:
             result = handler.fn(*args, **kwargs)
             if inspect.isawaitable(result):
                 result = await result
-            answered = UpdateAnswered(request.id, result=_any.encode(result))
+            answered = UpdateAnswered(request.id, result=encode_plain(result, what))
         except Exception as error:  # noqa: BLE001 - the caller gets it; the workflow goes on
             answered = UpdateAnswered(request.id, failure=Failure.of(error).encode())
         self._answer(answered)

@@ -20,6 +20,8 @@ GENERATION = "Romancy-Generation"
 SENDER = "Romancy-Sender"
 ORDER = "Romancy-Order"
 CHANNEL = "Romancy-Channel"
+METADATA = "Romancy-Metadata"
+"""A JSON object, as ASCII."""
 UPDATE = "Romancy-Update"
 REASON = "Romancy-Reason"
 ORIGIN_STREAM = "Romancy-Origin-Stream"
@@ -64,6 +66,11 @@ def message_headers(
     if message_id:
         headers[MESSAGE_ID] = f"{key.token}:{message_id}"
     return headers
+
+
+def own_message_id(key: InstanceKey, headers: Mapping[str, str]) -> str:
+    """The message id as its sender gave it; "" when it gave none."""
+    return headers.get(MESSAGE_ID, "").removeprefix(f"{key.token}:")
 
 
 def kept(headers: Mapping[str, str]) -> dict[str, str]:

@@ -9,11 +9,10 @@ from typing import Any, TypeVar, cast
 from pydantic import TypeAdapter
 
 from romancy_nats.core.events import EventReceived, MessageReceived
-from romancy_nats.core.payload import ValueCodec
+from romancy_nats.core.plain import decode_plain
 from romancy_nats.core.received import ReceivedEvent, ReceivedMessage
 
 M = TypeVar("M")
-_any: ValueCodec[Any] = ValueCodec(Any)
 
 
 def opened_event(event: EventReceived, model: type[M] | None) -> ReceivedEvent[M]:
@@ -42,12 +41,12 @@ def opened_message(message: MessageReceived, model: type[M] | None) -> ReceivedM
 
 
 def _fitted(data: bytes, model: type[M] | None) -> M:
-    plain = _any.decode(data)
+    plain = decode_plain(data)
     return cast("M", plain) if model is None else TypeAdapter(model).validate_python(plain)
 
 
 def _mapping(data: bytes) -> Mapping[str, Any]:
-    return cast("Mapping[str, Any]", _any.decode(data)) if data else {}
+    return cast("Mapping[str, Any]", decode_plain(data)) if data else {}
 
 
 def _moment(text: str) -> datetime | None:

@@ -31,6 +31,11 @@ def encode_plain(value: object, what: str = "the value") -> bytes:
     return fitting(data, what)
 
 
+def as_plain(value: object, what: str) -> Any:
+    """What its reader will see of a value; raises PayloadError."""
+    return decode_plain(encode_plain(value, what))
+
+
 def decode_plain(data: bytes) -> Any:
     """The value of such bytes, None of none; raises PayloadError."""
     return _any.decode(data) if data else None
@@ -39,6 +44,8 @@ def decode_plain(data: bytes) -> Any:
 def read_plain(headers: Mapping[str, str], body: bytes) -> bytes:
     """The bytes of a value that came in a message from anywhere; raises PayloadError when it cannot be read."""
     kind = headers.get(CONTENT_TYPE)
+    if not body:
+        return b""
     if kind == VALUE:
         scan_msgpack(body, EXT_CODES)
         _any.decode(body)

@@ -22,13 +22,13 @@ async def _send_event(type: str, data: Any, key: str | None) -> None:
     raise ConfigurationError("events are sent by a worker; call ctx.send_event in a workflow")
 
 
-async def _send_to(workflow: str, id: str, channel: str, data: Any) -> None:
+async def _send_to(workflow: str, id: str, channel: str, data: Any, order: int = 0) -> None:
     raise ConfigurationError("messages are sent by a worker; call ctx.send_to in a workflow")
 
 
 send_event: AsyncActivity[[str, Any, str | None], None] = AsyncActivity(
     _send_event, name="romancy.send_event", retry=UNTIL_SENT, errors=_FINAL
 )
-send_to: AsyncActivity[[str, str, str, Any], None] = AsyncActivity(
+send_to: AsyncActivity[[str, str, str, Any, int], None] = AsyncActivity(
     _send_to, name="romancy.send_to", retry=UNTIL_SENT, errors=_FINAL
 )

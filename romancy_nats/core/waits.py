@@ -76,8 +76,8 @@ class Waits:
             wait.future = None
 
     def _give_back(self, answer: EventReceived | MessageReceived) -> None:
-        """Whoever waited was cancelled in the very step that answered it: a message stays unread."""
-        if isinstance(answer, MessageReceived):
+        """Whoever waited was cancelled in the step that answered it: a message goes to the next, or stays unread."""
+        if isinstance(answer, MessageReceived) and not self._hand(answer):
             self.unread.setdefault(answer.channel, deque()).appendleft(answer)
 
     def event(self, event: EventReceived) -> None:
@@ -106,14 +106,18 @@ class Waits:
         """A message arrived: to whoever waited first for its channel, else kept until it is received."""
         if message.order:
             self.orders[message.sender] = message.order
+        if not self._hand(message):
+            self.unread.setdefault(message.channel, deque()).append(message)
+
+    def _hand(self, message: MessageReceived) -> bool:
         for wait in self.open.values():
             started = wait.started
             if started.kind != MESSAGE or started.type != message.channel:
                 continue
             if wait.future is not None and not wait.future.done():
                 wait.future.set_result(message)
-                return
-        self.unread.setdefault(message.channel, deque()).append(message)
+                return True
+        return False
 
     def out_of_order(self, sender: str, order: int) -> bool:
         """Whether an earlier message of the same sender has not arrived yet."""

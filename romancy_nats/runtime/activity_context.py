@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from romancy_nats.errors import ConfigurationError
+from romancy_nats.errors import ConfigurationError, PayloadError
+from romancy_nats.runtime.progress import EMITTED, HEARTBEAT
 
 if TYPE_CHECKING:
     from romancy_nats.core.ids import InstanceKey
@@ -43,6 +45,7 @@ class ActivityContext:
         "activity_id",
         "attempt",
         "last_heartbeat",
+        "tell",
     )
 
     def __init__(
@@ -56,6 +59,7 @@ class ActivityContext:
         self._cancelled = False
         self._details: Any = None
         self._beat: Callable[[], None] | None = None
+        self.tell: Callable[[str, object], None] | None = None
 
     @property
     def instance_id(self) -> str:
@@ -82,6 +86,14 @@ class ActivityContext:
         self._details = details
         if self._beat is not None:
             self._beat()
+        if self.tell is not None and details is not None:
+            with suppress(PayloadError):
+                self.tell(HEARTBEAT, details)
+
+    def emit(self, value: object) -> None:
+        """Tell whoever watches the instance; it is not recorded. Raises PayloadError for what cannot be encoded."""
+        if self.tell is not None:
+            self.tell(EMITTED, value)
 
     def state(self, kind: type[S]) -> S:
         """What the app's `lifespan` yielded; raises ConfigurationError when it is not of this type."""

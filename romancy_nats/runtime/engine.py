@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
+
+import msgpack
 
 from romancy_nats.core.definition import Workflow
 from romancy_nats.core.events import UpdateAnswered
@@ -14,9 +16,9 @@ from romancy_nats.core.execution import Execution
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.errors import RomancyError
 from romancy_nats.ports import Delivery, QueueKind, World
+from romancy_nats.runtime.alarms import idle
 from romancy_nats.runtime.attempts import Workshop
 from romancy_nats.runtime.dispatcher import Dispatcher
-from romancy_nats.runtime.alarms import idle
 from romancy_nats.runtime.due import Due
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.intake import Intake
@@ -27,13 +29,15 @@ from romancy_nats.runtime.messages import Messages
 from romancy_nats.runtime.notices import outcome, update_notice
 from romancy_nats.runtime.orphans import Orphans
 from romancy_nats.runtime.ownership import Ownership
+from romancy_nats.runtime.queries import Queries
 from romancy_nats.runtime.rest import acknowledge, rest, settle_effects
+from romancy_nats.runtime.sending import lent
 from romancy_nats.runtime.sweeper import Sweeper
 from romancy_nats.runtime.tuning import Tuning
 
-from romancy_nats.runtime.sending import lent
 _log = logging.getLogger("romancy.worker")
 _MOST_MESSAGES = 256
+_FORWARD_FIELDS = 4
 
 
 class Engine:
@@ -74,12 +78,18 @@ class Engine:
         self._handling: set[asyncio.Task[None]] = set()
         self._drained = asyncio.Event()
         self._served = ""
+        self._queries = Queries(self)
+        self._unserve_queries: list[Callable[[], Awaitable[None]]] = []
 
     async def run(self) -> None:
         """Take a lease and work until cancelled or drained; on the way out let go of everything cleanly."""
         await self.lease.take()
         await self._serve()
         try:
+            for name in self.workflows:
+                self._unserve_queries.append(
+                    await self.world.wire.serve(name, self._queries.answer, shared=True)
+                )
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 self._services = [
@@ -107,7 +117,8 @@ class Engine:
             for instance in self.asleep.values():
                 instance.close()
             self.asleep.clear()
-            await self._unserve()
+            for unserve in (*self._unserve_queries, self._unserve):
+                await unserve()
 
     # --- what is pulled
 
@@ -266,7 +277,12 @@ class Engine:
     async def _serve(self) -> None:
         """Answer forwards under the present incarnation."""
         self._served = self.lease.incarnation
-        self._unserve = await self.world.wire.serve(self._served, self._ownership.answer)
+        self._unserve = await self.world.wire.serve(self._served, self._asked)
+
+    async def _asked(self, question: bytes) -> bytes:
+        """Another worker forwards a message, or a query, which has a field more."""
+        forwards_message = len(msgpack.unpackb(question)) == _FORWARD_FIELDS
+        return await (self._ownership if forwards_message else self._queries).answer(question)
 
     # --- the end of a worker
 
@@ -281,6 +297,7 @@ class Engine:
             await asyncio.wait(self._pulls)
         # Before anything is given back: with a pull open the server would hand it to us again.
         await self.world.queues.stop_pulling()
+        await self.world.events.stop_pulling()
         if self._handling:
             await asyncio.wait(list(self._handling), timeout=self.tuning.grace)
         rested = [instance.rested for instance in self.instances.values()]
@@ -297,7 +314,6 @@ class Engine:
             _log.warning("the lease key could not be deleted (%s); it expires by itself", error)
         self._drained.set()
 
-        await self.world.events.stop_pulling()
     async def _let_go(self, instance: Instance) -> None:
         quiet = await instance.come_to_a_stop(self.tuning.grace)
         if not quiet and not instance.rested.done():

@@ -29,6 +29,7 @@ from romancy_nats.core.events import (
     TimerFired,
     TimerStarted,
     UpdateAnswered,
+    UpdateRequested,
     WaitEnded,
     WaitStarted,
 )
@@ -41,6 +42,7 @@ from romancy_nats.ports import Delivery, Refusal, Refused, World, WriteReply
 from romancy_nats.runtime.alarms import Alarms, idle, next_due
 from romancy_nats.runtime.attempts import Attempts, Workshop
 from romancy_nats.runtime.lease import Lease
+from romancy_nats.runtime.progress import EMITTED, write_progress
 from romancy_nats.runtime.registrations import Registrations
 from romancy_nats.runtime.tuning import Tuning
 from romancy_nats.runtime.writing import read_commit, write_record
@@ -48,7 +50,8 @@ from romancy_nats.runtime.writing import read_commit, write_record
 _log = logging.getLogger("romancy.worker")
 _MICROSECONDS = 1_000_000
 _RETRY = "retry:"
-_OUT_OF_ORDER_PAUSE = 0.1
+_LONGEST_GAP = 3
+"""Times the ack wait: so long an earlier message of the same sender is waited for."""
 _ROOM = 40_000
 
 
@@ -120,6 +123,11 @@ class Instance:
         self.registrations = Registrations(self)
         self.over: list[WaitStarted] = []
         self._linger: asyncio.TimerHandle | None = None
+        self._early: list[tuple[Delivered, HeldDelivery | None]] = []
+        self._patience: asyncio.TimerHandle | None = None
+        self._emitted: list[bytes] = []
+        self._confirmed: list[asyncio.Future[None]] = []
+        execution.announce = self._emitted.append
         loop = asyncio.get_running_loop()
         execution.on_violation = lambda: _ignore(loop.call_soon_threadsafe(self._rule_broken))
 
@@ -152,6 +160,12 @@ class Instance:
         """An activity ended (told by its attempts)."""
         self._attempts.pop(event.id, None)
         self.give(event)
+
+    def announce(self, type: str, data: bytes) -> None:
+        """Tell whoever watches how it gets on; best effort, nothing of it is recorded."""
+        if not self.dropped:
+            now = int(self.owner.world.clock.now() * _MICROSECONDS)
+            self.owner.world.wire.announce(self.key, write_progress(type, now, data))
 
     def attempt_failed(self, event: ActivityAttemptFailed, *, commit: bool) -> None:
         """An attempt failed and another follows: recorded now, or with whatever comes next."""
@@ -231,28 +245,36 @@ class Instance:
             if batch and size > self.owner.tuning.max_message // 2:
                 break
             del self._inbox[0]
-            if execution.ending is not None:
+            if not self._admits(event, held):
                 continue
-            if self._is_late(event):
-                # Moot: whoever waited has its answer, or waits no longer. Nothing is lost by acknowledging it.
-                if held is not None:
-                    held.moot = True
-                continue
-            if held is not None:
-                if self._is_early(event, held):
-                    self.held.remove(held)
-                    held.delivery.nak(_OUT_OF_ORDER_PAUSE)
-                    continue
-                self._carried.append(held)
-                if self._is_known(held):
-                    continue
             batch.append(event)
             try:
                 batch.extend(execution.deliver(event, now))
             except RomancyError as error:
                 self.stalled = error
                 return True
+            if self._early and isinstance(event, MessageReceived):
+                # One of them may be the next of its sender.
+                self._inbox[:0] = self._early
+                self._early = []
         return False
+
+    def _admits(self, event: Delivered, held: HeldDelivery | None) -> bool:
+        """Whether the workflow is to see it now."""
+        if self.execution.ending is not None:
+            return False
+        if self._is_late(event):
+            # Moot: whoever waited has its answer, or waits no longer. Nothing is lost by acknowledging it.
+            if held is not None:
+                held.moot = True
+            return False
+        if held is None:
+            return True
+        if self._is_early(event, held):
+            self._early.append((event, held))
+            return False
+        self._carried.append(held)
+        return not self._is_known(held)
 
     def _is_known(self, held: HeldDelivery) -> bool:
         """Whether the message is in the history already: pulled and forwarded, or delivered twice (L5)."""
@@ -266,7 +288,7 @@ class Instance:
         if not isinstance(event, MessageReceived) or not event.order:
             return False
         waited = self.owner.world.clock.now() - held.delivery.time / _MICROSECONDS
-        if waited > 3 * self.owner.tuning.ack_wait:
+        if waited >= _LONGEST_GAP * self.owner.tuning.ack_wait:
             return False
         return self.execution.waiting.out_of_order(event.sender, event.order)
 
@@ -330,6 +352,22 @@ class Instance:
         for held in self._carried:
             held.commit = self.commits
         self._carried.clear()
+        self._tell_confirmed()
+
+    async def confirmed(self) -> bool:
+        """Return when what the workflow code did so far is recorded; False when its memory was dropped before."""
+        last = self._sent.n + len(self._portions)
+        if self.commits < last and not self.dropped:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._confirmed.append(waiter)
+            await waiter
+        return self.commits >= last
+
+    def _tell_confirmed(self) -> None:
+        for waiter in self._confirmed:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._confirmed.clear()
 
     def _begins_to_compensate(self) -> bool:
         if self.stalled is not None or not self.execution.compensating or self.execution.ending is not None:
@@ -337,6 +375,9 @@ class Instance:
         return self.record.status is not InstanceStatus.COMPENSATING
 
     def _go_on(self, batch: list[Event]) -> None:
+        for value in self._emitted:
+            self.announce(EMITTED, value)
+        self._emitted.clear()
         if self.stalled is None:
             self._carry_out(batch)
         if self._inbox and self.stalled is None:
@@ -364,13 +405,29 @@ class Instance:
         if self.stalled is not None or self.execution.ending is not None or not self.execution.waits:
             self._busy = True
             self.owner.turn_over(self)
+        elif self._early:
+            self._be_patient()
         elif self._linger is None and self.may_rest():
             linger = self.owner.tuning.linger
             self._linger = asyncio.get_running_loop().call_later(linger, self._lingered)
 
+    def _be_patient(self) -> None:
+        """Wait for the message that is missing, but not for ever."""
+        if self._patience is None:
+            pause = self.owner.tuning.ack_wait / 4
+            self._patience = asyncio.get_running_loop().call_later(pause, self._look_at_early)
+
+    def _look_at_early(self) -> None:
+        self._patience = None
+        if not self.dropped and self._early:
+            self._inbox.extend(self._early)
+            self._early = []
+            if not self._busy:
+                self._turn()
+
     def may_rest(self) -> bool:
         """Whether only timers that are not due soon, events and messages are waited for (L6, L8)."""
-        if self._attempts or self._inbox or self._busy or self.stopping:
+        if self._attempts or self._inbox or self._early or self._busy or self.stopping:
             return False
         if not idle(self.execution):
             return False
@@ -403,6 +460,8 @@ class Instance:
         """At rest: the workflow code stays in memory, nobody may touch it before `wake_up`."""
         self.dropped = True
         self.alarms.clear()
+        self._early.clear()
+        self._tell_confirmed()
 
     def wake_up(self, record: InstanceRecord, revision: int) -> None:
         """Owned again, by compare-and-set on the very revision that our own rest produced (L4)."""
@@ -465,12 +524,16 @@ class Instance:
             elif isinstance(event, ActivityAttemptFailed):
                 if event.retry_at and event.id in self.execution.activities:
                     self._retry_later(event.id, event.retry_at)
-            elif isinstance(event, WaitStarted):
-                self.registrations.begin(event)
-            elif isinstance(event, WaitEnded):
-                self.registrations.end(event.id)
-            elif isinstance(event, UpdateAnswered):
-                self.owner.update_answered(self, event)
+            else:
+                self._tell_others(event)
+
+    def _tell_others(self, event: Event) -> None:
+        if isinstance(event, WaitStarted):
+            self.registrations.begin(event)
+        elif isinstance(event, WaitEnded):
+            self.registrations.end(event.id)
+        elif isinstance(event, UpdateAnswered):
+            self.owner.update_answered(self, event)
 
     def _begin_activity(self, id: str) -> None:
         pending = self.execution.activities.get(id)
@@ -506,6 +569,7 @@ class Instance:
 
     def fire_due(self, now: int) -> None:
         """Let everything fire that is due by the server's clock, which woke the instance (L8)."""
+        self.last_time = max(self.last_time, now)
         for id, timer in list(self.execution.timers.items()):
             if round(timer.when() * _MICROSECONDS) <= now:
                 self.alarms.cancel(id)
@@ -516,7 +580,7 @@ class Instance:
     # --- the end of the memory
 
     async def come_to_a_stop(self, most: float) -> bool:
-        """Give up attempts and timers, record what has arrived, wait for the commit in flight; whether it is answered."""
+        """Give up attempts and timers, record what has arrived; whether the commit in flight is answered."""
         for attempts in list(self._attempts.values()):
             attempts.give_up()
         self._attempts.clear()
@@ -535,6 +599,7 @@ class Instance:
         if self.dropped:
             return
         self.dropped = True
+        self._tell_confirmed()
         self.close()
         for held in self.held:
             held.delivery.nak()
@@ -560,5 +625,8 @@ def _weight(event: Delivered) -> int:
         return len(event.result) + 64
     if isinstance(event, ActivityFailed | ActivityAttemptFailed):
         return len(event.failure) + 64
+    if isinstance(event, EventReceived | MessageReceived):
+        return len(event.data) + 512
+    if isinstance(event, UpdateRequested):
+        return len(event.input) + 512
     return 512
-        self.last_time = max(self.last_time, now)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 
-from romancy_nats.core.events import EventReceived, TerminateRequested, WorkflowTerminated
+from romancy_nats.core.events import EventReceived, MessageReceived, TerminateRequested, WorkflowTerminated
 from romancy_nats.core.headers import KIND, MESSAGE_ID, REPLY_TO
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
-from romancy_nats.errors import InvalidNameError
+from romancy_nats.errors import InvalidNameError, RetentionError
 from romancy_nats.ports import Delivery, Held, Refused
 from romancy_nats.runtime.claim import microseconds
 from romancy_nats.runtime.instance import HeldDelivery, Instance
 from romancy_nats.runtime.notices import rejection
 from romancy_nats.runtime.ownership import Ownership
-from romancy_nats.runtime.reading import is_of_another_generation, read_message
+from romancy_nats.runtime.reading import UNREADABLE, is_of_another_generation, read_message
+from romancy_nats.runtime.tail import recorded
 from romancy_nats.runtime.writing import read_commit, write_record
 
 _log = logging.getLogger("romancy.worker")
@@ -78,7 +79,7 @@ class Messages:
     async def _deliver(self, key: InstanceKey, held: Held, delivery: Delivery, kind: str) -> None:
         record = held.record
         if record.status.ended:
-            await self._after_the_end(record, delivery, kind)
+            await self._after_the_end(key, record, delivery, kind)
             return
         resting = not record.owner and record.status is not InstanceStatus.QUEUED
         now = microseconds(self._engine)
@@ -101,17 +102,30 @@ class Messages:
             instance.fire_due(now)
         self._ownership.go_on(instance)
 
-    async def _after_the_end(self, record: InstanceRecord, delivery: Delivery, kind: str) -> None:
+    async def _after_the_end(
+        self, key: InstanceKey, record: InstanceRecord, delivery: Delivery, kind: str
+    ) -> None:
         """Late messages are answered, or parked; none is swallowed (L5)."""
         if kind == "update":
-            text = f"the instance has ended ({record.status})"
-            self._engine.world.wire.notify(delivery.headers.get(REPLY_TO, ""), rejection(text))
-        if kind in _MOOT_AFTER_THE_END or kind == "update":
+            # It may have been answered before the end, and only its acknowledgement was lost: the history tells.
+            self._engine.world.wire.notify(delivery.headers.get(REPLY_TO, ""), b"")
+        if kind != "message" or await self._is_recorded(key, record, delivery):
             delivery.ack()
         else:
             await self._ownership.park(
                 delivery, f"InstanceEndedError: the instance has ended ({record.status})"
             )
+
+    async def _is_recorded(self, key: InstanceKey, record: InstanceRecord, delivery: Delivery) -> bool:
+        try:
+            commits = await recorded(self._engine.world, key, record)
+        except RetentionError:
+            return False
+        return any(
+            isinstance(event, MessageReceived) and (event.stream, event.sequence) == delivery.source
+            for commit in commits
+            for event in commit.events
+        )
 
     async def _still_stalled(self, instance: Instance, delivery: Delivery, kind: str) -> None:
         """The code does not fit the history: a terminate needs no code, a cancel waits until it does."""
@@ -139,7 +153,10 @@ class Messages:
             return
         try:
             event = read_message(kind, delivery)
-        except (ValueError, TypeError, KeyError) as error:
+        except UNREADABLE as error:
+            if kind == "update":
+                text = f"the update cannot be read: {error}"
+                self._engine.world.wire.notify(delivery.headers.get(REPLY_TO, ""), rejection(text))
             self._engine.spawn(self._ownership.park(delivery, f"a {kind} that cannot be read: {error}"))
             return
         if isinstance(event, EventReceived) and is_of_another_generation(instance.record, delivery):

@@ -9,7 +9,7 @@ import msgpack
 from romancy_nats.core.events import UpdateAnswered, WorkflowCompleted, WorkflowFailed
 from romancy_nats.core.failure import Failure
 from romancy_nats.core.record import InstanceStatus
-from romancy_nats.errors import UpdateRejectedError
+from romancy_nats.errors import RomancyError
 from romancy_nats.runtime.instance import Instance
 
 _LARGEST = 500_000
@@ -39,15 +39,26 @@ def outcome(instance: Instance) -> bytes:
 
 
 def update_notice(answered: UpdateAnswered) -> bytes:
-    """What the caller of an update is told."""
+    """What the caller of an update is told; nothing when that is large: it is in the history."""
+    if len(answered.result) + len(answered.failure) > _LARGEST:
+        return b""
     return msgpack.packb((answered.result, answered.failure, answered.rejected))
 
 
 def rejection(text: str) -> bytes:
     """The notice for an update that nobody will carry out."""
-    return update_notice(
-        UpdateAnswered("", failure=Failure.of(UpdateRejectedError(text)).encode(), rejected=True)
-    )
+    return update_notice(UpdateAnswered("", failure=Failure.of(RomancyError(text)).encode(), rejected=True))
+
+
+def read_update_notice(notice: bytes) -> UpdateAnswered | None:
+    """The answer in a notice; None says: look at the history."""
+    if not notice:
+        return None
+    try:
+        result, failure, rejected = msgpack.unpackb(notice)
+    except (ValueError, TypeError, msgpack.UnpackException):
+        return None
+    return UpdateAnswered("", result, failure, rejected)
 
 
 def read_outcome(notice: bytes) -> Outcome | None:

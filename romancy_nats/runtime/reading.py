@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import cast
+
 from romancy_nats.core.events import (
     CancelRequested,
     EventReceived,
@@ -11,17 +14,32 @@ from romancy_nats.core.events import (
     TerminateRequested,
     UpdateRequested,
 )
-from romancy_nats.core.headers import CHANNEL, GENERATION, MESSAGE_ID, ORDER, REPLY_TO, SENDER, UPDATE, WAIT
-from romancy_nats.core.ids import decode_token, encode_token
+from romancy_nats.core.headers import (
+    CHANNEL,
+    GENERATION,
+    MESSAGE_ID,
+    METADATA,
+    ORDER,
+    REPLY_TO,
+    SENDER,
+    UPDATE,
+    WAIT,
+    own_message_id,
+)
+from romancy_nats.core.ids import InstanceKey, decode_token
+from romancy_nats.core.limits import parse_body
+from romancy_nats.core.plain import encode_plain, read_plain
 from romancy_nats.core.record import InstanceRecord
+from romancy_nats.errors import PayloadError, RomancyError
 from romancy_nats.ports import Delivery
 from romancy_nats.runtime.dispatcher import decode_event
 
+UNREADABLE = (RomancyError, ValueError, TypeError, KeyError)
 _LONGEST_REASON = 4000
 
 
 def read_message(kind: str, delivery: Delivery) -> MessageEvent:
-    """The event for a message of a known kind; raises ValueError, TypeError or KeyError for one that cannot be read."""
+    """The event for a message of a known kind; one that cannot be read raises what `UNREADABLE` names."""
     stream, sequence = delivery.source
     message_id = delivery.headers.get(MESSAGE_ID, "")
     match kind:
@@ -42,11 +60,6 @@ def read_message(kind: str, delivery: Delivery) -> MessageEvent:
 def is_of_another_generation(record: InstanceRecord, delivery: Delivery) -> bool:
     """Whether an event answers a wait of a generation that is over."""
     return delivery.headers.get(GENERATION, "") != str(record.generation)
-
-
-def header_text(text: str) -> str:
-    """Any text, spelled so that a header value can carry it."""
-    return encode_token(text)
 
 
 def _text(delivery: Delivery) -> str:
@@ -71,28 +84,46 @@ def _event(delivery: Delivery, message_id: str) -> EventReceived:
 
 
 def _message(delivery: Delivery, message_id: str) -> MessageReceived:
-    headers = delivery.headers
+    headers, source = delivery.headers, delivery.source
+    own_id = own_message_id(InstanceKey(delivery.workflow, delivery.id), headers)
     return MessageReceived(
-        channel=decode_token(headers[CHANNEL]),
-        data=delivery.data,
-        id=message_id or f"{delivery.source.stream}:{delivery.source.sequence}",
+        channel=_named(headers, CHANNEL),
+        data=read_plain(headers, delivery.data),
+        metadata=_metadata(headers.get(METADATA, "")),
+        id=own_id or f"{source.stream}:{source.sequence}",
         sender=decode_token(headers[SENDER]) if headers.get(SENDER) else "",
         order=int(headers.get(ORDER, "0")),
         time=delivery.time,
-        stream=delivery.source.stream,
-        sequence=delivery.source.sequence,
+        stream=source.stream,
+        sequence=source.sequence,
         message_id=message_id,
     )
+
+
+def _metadata(text: str) -> bytes:
+    if not text:
+        return b""
+    found = parse_body(text.encode(), "application/json")
+    if not isinstance(found, dict):
+        raise PayloadError(f"header {METADATA} is a JSON object")
+    return encode_plain(cast("dict[str, object]", found))
 
 
 def _update(delivery: Delivery, message_id: str) -> UpdateRequested:
-    headers = delivery.headers
+    headers, source = delivery.headers, delivery.source
+    own_id = own_message_id(InstanceKey(delivery.workflow, delivery.id), headers)
     return UpdateRequested(
-        id=message_id or f"{delivery.source.stream}:{delivery.source.sequence}",
-        name=decode_token(headers[UPDATE]),
-        input=delivery.data,
+        id=own_id or f"{source.stream}:{source.sequence}",
+        name=_named(headers, UPDATE),
+        input=read_plain(headers, delivery.data),
         reply_to=headers.get(REPLY_TO, ""),
-        stream=delivery.source.stream,
-        sequence=delivery.source.sequence,
+        stream=source.stream,
+        sequence=source.sequence,
         message_id=message_id,
     )
+
+
+def _named(headers: Mapping[str, str], name: str) -> str:
+    if not headers.get(name):
+        raise PayloadError(f"header {name} is missing")
+    return decode_token(headers[name])

@@ -9,13 +9,13 @@ from dataclasses import replace
 
 from romancy_nats.core.events import WorkflowCancelled, WorkflowCompleted, WorkflowFailed, WorkflowTerminated
 from romancy_nats.core.failure import Failure
-from romancy_nats.core.waits import EVENT
+from romancy_nats.core.headers import KIND
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
 from romancy_nats.core.waits import EVENT
 from romancy_nats.ports import Refused, WriteReply
 from romancy_nats.runtime.alarms import next_due
 from romancy_nats.runtime.claim import microseconds
-from romancy_nats.runtime.instance import Instance
+from romancy_nats.runtime.instance import HeldDelivery, Instance
 from romancy_nats.runtime.writing import write_record
 
 _log = logging.getLogger("romancy.worker")
@@ -131,10 +131,15 @@ def acknowledge(instance: Instance, *, let_go: bool = False) -> None:
     for held in instance.held:
         if let_go:
             held.delivery.nak()
-        elif 0 < held.commit <= instance.record.commits or ended or held.moot:
+        elif 0 < held.commit <= instance.record.commits or (ended and not _is_owed(held)) or held.moot:
             held.delivery.ack()
         else:
             held.delivery.nak()
     instance.held.clear()
     if not instance.rested.done():
         instance.rested.set_result(instance.record.commits)
+
+
+def _is_owed(held: HeldDelivery) -> bool:
+    """Whether it came too late for the workflow, but is not moot by its end: it is answered or parked (L5)."""
+    return held.commit == 0 and held.delivery.headers.get(KIND) in ("message", "update")

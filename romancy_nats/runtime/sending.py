@@ -33,14 +33,14 @@ def lent(world: World) -> dict[str, Callable[..., object]]:
         event = Event(id, type, source, encode_plain(data, "the data of an event"), key, now.isoformat())
         await _until_stored(lambda: world.events.publish(event, id), f"the event {type!r}")
 
-    async def send_to(workflow: str, id: str, channel: str, data: object) -> None:
+    async def send_to(workflow: str, id: str, channel: str, data: object, order: int = 0) -> None:
         key = InstanceKey(workflow, id)
         context = activity_context()
         body = encode_plain(data, f"the message on {channel!r}")
         record = await _target(world, key)
         if record is not None and record.status.ended:
             raise InstanceEndedError(id, record.status)
-        message = channel_message(key, channel, body, context.instance_id, 0, context.idempotency_key)
+        message = channel_message(key, channel, body, context.instance_id, order, context.idempotency_key)
         await _until_stored(lambda: world.queues.send(message), f"the message on {channel!r}")
 
     return {sending.send_event.name: send_event, sending.send_to.name: send_to}
