@@ -15,6 +15,7 @@ from romancy_nats.runtime.instance import HeldDelivery, Instance
 from romancy_nats.runtime.notices import rejection
 from romancy_nats.runtime.ownership import Ownership
 from romancy_nats.runtime.reading import UNREADABLE, is_of_another_generation, read_message
+from romancy_nats.runtime.registrations import forget_stray
 from romancy_nats.runtime.tail import recorded
 from romancy_nats.runtime.writing import read_commit, write_record
 
@@ -68,6 +69,7 @@ class Messages:
             else:
                 delivery.ack()
         elif kind == "event":
+            await forget_stray(self._engine.world, key, delivery)
             delivery.ack()
         elif microseconds(self._engine) - delivery.time > _LONGEST_WAIT:
             await self._ownership.park(
@@ -109,6 +111,8 @@ class Messages:
         if kind == "update":
             # It may have been answered before the end, and only its acknowledgement was lost: the history tells.
             self._engine.world.wire.notify(delivery.headers.get(REPLY_TO, ""), b"")
+        if kind == "event":
+            await forget_stray(self._engine.world, key, delivery)
         if kind != "message" or await self._is_recorded(key, record, delivery):
             delivery.ack()
         else:

@@ -7,9 +7,12 @@ import logging
 from typing import TYPE_CHECKING
 
 from romancy_nats.core.events import WaitStarted
+from romancy_nats.core.headers import GENERATION, WAIT
+from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.waits import EVENT
 from romancy_nats.errors import RomancyError
-from romancy_nats.ports import Refusal, Refused, WriteReply
+from romancy_nats.ports import Delivery, Refusal, Refused, World, WriteReply
+from romancy_nats.runtime.dispatcher import decode_event
 
 if TYPE_CHECKING:
     from romancy_nats.runtime.instance import Instance
@@ -99,6 +102,20 @@ class Registrations:
         if isinstance(reply, Refused) and not (register and reply.why is Refusal.STALE):
             return reply.text or reply.why.name
         return ""
+
+
+async def forget_stray(world: World, key: InstanceKey, delivery: Delivery) -> None:
+    """Remove the registration behind an event that nobody waits for: a write that landed after its wait was over."""
+    wait, generation = delivery.headers.get(WAIT, ""), delivery.headers.get(GENERATION, "")
+    if not wait or not generation.isdecimal():
+        return
+    try:
+        event = decode_event(delivery.data)
+    except (ValueError, TypeError):
+        return
+    for event_key in {None, event.key}:
+        # Unanswered or not: the next event for it tries again.
+        await world.events.unregister(key, int(generation), wait, event.type, event_key)
 
 
 def _verb(register: bool) -> str:
