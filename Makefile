@@ -78,6 +78,7 @@ bench: setup
 	@$(PY) -m tests.benchmarks.run
 
 soak: setup
+	@$(PY) -m tests.simulation.soak --jobs $(WORKERS) $(if $(SOAK),--seconds $(SOAK))
 	@$(PY) -m tests.chaos.soak $(if $(SOAK),--seconds $(SOAK))
 
 fmt: setup

@@ -40,9 +40,11 @@ from romancy_nats.errors import (
 )
 from romancy_nats.ports import Duplicate, Message
 from romancy_nats.runtime.asking import UpdateCall, ask_query
+from romancy_nats.runtime.messages import ENDING_KINDS
 from romancy_nats.runtime.notices import Outcome, read_outcome
 from romancy_nats.runtime.outbox import update_message
 from romancy_nats.runtime.queries import ask_body
+from romancy_nats.runtime.rejection import end_unclaimed
 from romancy_nats.runtime.tail import recorded
 from romancy_nats.runtime.watching import WatchItem, watch
 from romancy_nats.runtime.writing import read_commit, read_record
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 _FIRST_LOOK = 2.0
 _FIRST_LOOK_OF_NAMED = 0.2
+_FIRST_LOOK_OF_OWN = 10.0
+_FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 15.0
 _AFTER_NEWS = 0.002
 
@@ -111,6 +115,14 @@ class InstanceInfo:
             attributes=dict(record.attributes),
             takeovers=record.takeovers,
         )
+
+
+def _first_look(own: OwnStart | None) -> float:
+    """How long to wait for the worker's notice before looking at the record."""
+    if own is None:
+        return _FIRST_LOOK
+    # Somebody else may have started the same id a moment before; then nobody tells us of the end.
+    return _FIRST_LOOK_OF_NAMED if own.named else _FIRST_LOOK_OF_OWN
 
 
 def _moment(micros: int) -> datetime | None:
@@ -285,6 +297,11 @@ class WorkflowHandle(Generic[R]):
         if record.status.ended:
             return False
         key = await self._key()
+        status = ENDING_KINDS.get(kind)
+        unclaimed = status if not record.created else None
+        if unclaimed is not None and await end_unclaimed(self._client.world, key, unclaimed, text):
+            # Decided here and now: a worker that appears next must not be faster than the message.
+            return True
         await self._client.send(Message(key, kind, text.encode(), self._client.world.chance.id()))
         return True
 
@@ -320,10 +337,8 @@ class WorkflowHandle(Generic[R]):
 
     async def _result(self) -> R:
         own = self._own_start
-        # Somebody else may have started the same id a moment before; then nobody tells us of the end.
-        first_look = _FIRST_LOOK if own is None or not own.named else _FIRST_LOOK_OF_NAMED
         looked, self._looked = self._looked, True
-        if self._started and not looked and await self._noticed(first_look):
+        if self._started and not looked and await self._noticed(_first_look(own)):
             outcome = self._notice.outcome
             if outcome is not None and outcome.status is InstanceStatus.COMPLETED and outcome.has_payload:
                 return self._codec.decode(outcome.payload)
@@ -357,11 +372,16 @@ class WorkflowHandle(Generic[R]):
         return True
 
     async def _wait(self) -> InstanceRecord:
-        """Follow the live commits, and look at the record now and then in case a hint was lost."""
+        """Look at the record now and then in case a hint was lost; follow the commits where no notice will come.
+
+        Thousands of clients that read at every commit would take the server from the work they wait for.
+        """
         key = await self._key()
-        news = self._notice.news
-        unfollow = await self._client.world.wire.follow(key, lambda _generation, _n: news.set())
-        pause = _FIRST_LOOK
+        own, news = self._own_start, self._notice.news
+        told = own is not None and not own.named and not self._retried
+        follow = self._client.world.wire.follow
+        unfollow = None if told else await follow(key, lambda _generation, _n: news.set())
+        pause = _FIRST_LOOK_OF_OWN if told else _FIRST_PAUSE
         try:
             while True:
                 news.clear()
@@ -373,7 +393,8 @@ class WorkflowHandle(Generic[R]):
                 pause = _AFTER_NEWS if heard else min(pause * 2, _LONGEST_PAUSE)
                 await asyncio.sleep(_AFTER_NEWS)
         finally:
-            await unfollow()
+            if unfollow is not None:
+                await unfollow()
 
     async def _conclude(self, record: InstanceRecord) -> R:
         names = {"instance_id": self.id, "workflow": self.workflow or ""}

@@ -185,7 +185,7 @@ class Queues(Protocol):
 
 
 class Unclaimed(NamedTuple):
-    """Starts that wait on one subject. `token` is its last token; `workflow` is "" where that is not of our spelling."""
+    """Starts that wait on one subject. `token` is its last token, `workflow` "" where that is not of our spelling."""
 
     token: str
     workflow: str

@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     lease_ttl: float = Field(default=15.0, ge=1.0)
     concurrency: int = Field(default=1000, ge=1)
     threads: int = Field(default=40, ge=1)
-    grace: float = Field(default=10.0, ge=0.0)
+    grace: float = Field(default=0.5, ge=0.0)
     max_takeovers: int = Field(default=10, ge=1)
     sweep_every: float = Field(default=60.0, gt=0.0)
     block_warning: float = Field(default=1.0, gt=0.0)

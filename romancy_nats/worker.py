@@ -70,8 +70,14 @@ async def running_worker(
         engine.workshop.state = state
         with watchdog:
             async with anyio.create_task_group() as group:
-                group.start_soon(_run, engine, worker)
-                await engine.ready.wait()
+                # Shielded, since it ends by its drain: a block that is cancelled lets go of its instances, too.
+                running = anyio.CancelScope(shield=True)
+                group.start_soon(_run, engine, worker, running)
+                try:
+                    await engine.ready.wait()
+                except BaseException:
+                    running.cancel()
+                    raise
                 with anyio.CancelScope() as body, _draining_on_sigterm(group, engine, body, signals):
                     try:
                         yield worker
@@ -86,9 +92,10 @@ async def running_worker(
             raise failure
 
 
-async def _run(engine: Engine, worker: Worker) -> None:
+async def _run(engine: Engine, worker: Worker, running: anyio.CancelScope) -> None:
     try:
-        await engine.run()
+        with running:
+            await engine.run()
     finally:
         worker.ended()
 

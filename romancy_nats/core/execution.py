@@ -186,6 +186,19 @@ class Execution:
         finally:
             self.replaying = False
 
+    def recognise(self, commit: Commit) -> bool:
+        """Take from a commit what needs no code: which messages it holds. Returns whether it ends the instance."""
+        ended = False
+        for event in commit.events:
+            if isinstance(event, WorkflowStarted | MessageEvent):
+                self._see(event)
+            elif isinstance(event, Ending):
+                self.ending, ended = event, True
+                self.activities.clear()
+                self.timers.clear()
+                self.owed.clear()
+        return ended
+
     def _settle(self, recorded: Sequence[Event], position: int, *, final: bool) -> int:
         """Hold what is owed against the recorded commands from `position` on; returns where they end."""
         total = len(self.owed)

@@ -101,11 +101,10 @@ class CoreWire:
             _log.debug("notice not sent: %s", error)
 
     def expect(self, notice: Callable[[bytes], None]) -> tuple[str, Callable[[], None]]:
-        """An inbox for one notice, and a function that gives it up."""
+        """An inbox for one notice, and a function that gives it up; b"" after a reconnect, which may have lost one."""
 
         def hear(reply: Reply | None) -> None:
-            if reply is not None:
-                notice(reply.data)
+            notice(b"" if reply is None else reply.data)
 
         inbox = self._connection.inbox(hear)
         return inbox.subject, inbox.close

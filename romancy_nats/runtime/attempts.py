@@ -175,7 +175,9 @@ class Attempts:
         try:
             result = await self._call(attempt, heartbeat)
         except asyncio.CancelledError as error:
-            if self._given_up:
+            task = asyncio.current_task()
+            # Cancelled from outside, the worker ends: that says nothing about the activity.
+            if self._given_up or (task is not None and task.cancelling()):
                 raise
             return error
         except BaseException as error:  # noqa: BLE001 - the boundary: whatever an activity raises is its failure, not the worker's

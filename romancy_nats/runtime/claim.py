@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
 import anyio
@@ -12,7 +13,7 @@ from romancy_nats.core.events import WaitEnded, WaitStarted
 from romancy_nats.core.execution import Execution
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
-from romancy_nats.errors import RomancyError, WorkflowRuleError
+from romancy_nats.errors import PayloadError, RomancyError, WorkflowRuleError
 from romancy_nats.ports import Held, Refused
 from romancy_nats.runtime.instance import Instance, Owner
 from romancy_nats.runtime.writing import read_commits, write_record
@@ -77,7 +78,7 @@ async def load(owner: Owner, execution: Execution, record: InstanceRecord, revis
             f"{record.takeovers} workers took this instance over and none got a commit further: it seems to kill "
             "its workers; look at what its next activity does, then retry"
         )
-        return instance
+        return _recognised(instance, commits)
     started: dict[str, WaitStarted] = {}
     try:
         for index, data in enumerate(commits):
@@ -88,6 +89,23 @@ async def load(owner: Owner, execution: Execution, record: InstanceRecord, revis
             if index % _YIELD_EVERY == _YIELD_EVERY - 1:
                 await anyio.lowlevel.checkpoint()
     except RomancyError as error:
-        _log.error("%r stalls: %s", key, error)
+        _log.error("%r does not go on with this code: %s", key, error)
         instance.stalled = error
+        return _recognised(instance, commits)
+    return instance
+
+
+def _recognised(instance: Instance, commits: Sequence[bytes]) -> Instance:
+    """What a history says even where its code cannot follow: the messages in it, its time, and how it ended.
+
+    An instance that has ended needs no code: it is brought to rest as what it is, and gets no second ending.
+    """
+    for data in commits:
+        try:
+            commit = Commit.decode(data)
+        except PayloadError:
+            break  # a later release wrote it
+        instance.last_time = max(instance.last_time, commit.time)
+        if instance.execution.recognise(commit):
+            instance.stalled = None
     return instance

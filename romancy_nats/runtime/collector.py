@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 _YOUNG = 20_000
 
 
 @contextmanager
-def rare_collections() -> Iterator[None]:
+def rare_collections() -> Generator[None]:
     """For a process that is a worker and nothing else.
 
     A worker holds thousands of suspended coroutines, which make no cycles of their own (eviction unties them): with

@@ -14,7 +14,7 @@ from romancy_nats.core.definition import Workflow
 from romancy_nats.core.events import UpdateAnswered
 from romancy_nats.core.execution import Execution
 from romancy_nats.core.ids import InstanceKey
-from romancy_nats.errors import RomancyError
+from romancy_nats.errors import ConnectionLostError, RomancyError, ServerUnavailableError
 from romancy_nats.ports import Delivery, QueueKind, World
 from romancy_nats.runtime.alarms import idle
 from romancy_nats.runtime.attempts import Workshop
@@ -38,6 +38,10 @@ from romancy_nats.runtime.tuning import Tuning
 _log = logging.getLogger("romancy.worker")
 _MOST_MESSAGES = 256
 _FORWARD_FIELDS = 4
+_SETTLING = 3.0
+"""How long a drain waits for an answer of the server before it takes it for gone."""
+_LOOK = 0.05
+_RECONNECTING = 0.2
 
 
 class Engine:
@@ -76,6 +80,8 @@ class Engine:
         self._room = asyncio.Event()
         self._starting = 0
         self._handling: set[asyncio.Task[None]] = set()
+        self._spawned: set[asyncio.Task[None]] = set()
+        self._draining: asyncio.Task[None] | None = None
         self._drained = asyncio.Event()
         self._served = ""
         self._queries = Queries(self)
@@ -107,18 +113,23 @@ class Engine:
                 self._pulls.append(group.create_task(self._dispatcher.run()))
                 self.ready.set()
                 await self._drained.wait()
-                # The pulls as well: a drain that came before them did not see them.
-                for task in (*self._services, *self._pulls):
+                self._drop_all()
+                # All of them: a drain that came early did not see the pulls, and what waits for a server that is
+                # gone would wait for ever.
+                for task in (*self._services, *self._pulls, *self._spawned):
                     task.cancel()
         finally:
-            for instance in list(self.instances.values()):
-                instance.drop()
-            self.instances.clear()
+            self._drop_all()
             for instance in self.asleep.values():
                 instance.close()
             self.asleep.clear()
             for unserve in (*self._unserve_queries, self._unserve):
                 await unserve()
+
+    def _drop_all(self) -> None:
+        for instance in list(self.instances.values()):
+            instance.drop()
+        self.instances.clear()
 
     # --- what is pulled
 
@@ -128,21 +139,26 @@ class Engine:
             if room <= 0 or not self.lease.valid():
                 await self._wait_for_room()
                 continue
-            for delivery in await self.world.queues.pull(
-                QueueKind.START, workflow, min(room, _MOST_MESSAGES)
-            ):
+            for delivery in await self._pull(QueueKind.START, workflow, min(room, _MOST_MESSAGES)):
                 self._starting += 1
                 self.handle_soon(self._start(delivery), delivery)
 
     async def _pull_messages(self, workflow: str) -> None:
         while True:
-            for delivery in await self.world.queues.pull(QueueKind.MESSAGE, workflow, _MOST_MESSAGES):
+            for delivery in await self._pull(QueueKind.MESSAGE, workflow, _MOST_MESSAGES):
                 self.handle_soon(self.handle(delivery), delivery)
 
     async def _pull_due(self, workflow: str) -> None:
         while True:
-            for delivery in await self.world.queues.pull(QueueKind.DUE, workflow, _MOST_MESSAGES):
+            for delivery in await self._pull(QueueKind.DUE, workflow, _MOST_MESSAGES):
                 self.handle_soon(self._due.handle(delivery), delivery)
+
+    async def _pull(self, kind: QueueKind, workflow: str, most: int) -> Sequence[Delivery]:
+        try:
+            return await self.world.queues.pull(kind, workflow, most)
+        except (ConnectionLostError, ServerUnavailableError):
+            await asyncio.sleep(_RECONNECTING)
+            return []
 
     async def _wait_for_room(self) -> None:
         self._room.clear()
@@ -162,6 +178,9 @@ class Engine:
         """One of the two loop boundaries: whatever goes wrong with one message is that message's affair."""
         try:
             await handling
+        except asyncio.CancelledError:
+            delivery.nak()
+            raise
         except Exception:  # noqa: BLE001 - the boundary
             _log.exception(
                 "handling message %s of %r failed; it will be tried again", delivery.source, delivery.workflow
@@ -177,10 +196,12 @@ class Engine:
 
     async def handle(self, delivery: Delivery) -> None:
         """Handle one message, pulled or forwarded."""
-        if not self.lease.valid() or self.draining:
+        if not self.lease.valid():
             delivery.nak(0.0 if self.draining else 1.0)
         elif delivery.id:
             await self._messages.handle(delivery)
+        elif self.draining:
+            delivery.nak()
         else:
             await self._intake.handle(delivery)
 
@@ -189,7 +210,10 @@ class Engine:
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something in the worker's task group."""
         assert self._group is not None
-        return self._group.create_task(work)
+        task = self._group.create_task(work)
+        self._spawned.add(task)
+        task.add_done_callback(self._spawned.discard)
+        return task
 
     def execution(self, key: InstanceKey, generation: int = 0) -> Execution:
         """A fresh execution of the workflow of this instance."""
@@ -221,7 +245,7 @@ class Engine:
             told = outcome(instance)
             for inbox in instance.notify:
                 self.world.wire.notify(inbox, told)
-        # After the notices: the server removes an acked message before it reads on, with fsync for milliseconds.
+        # After the notices: somebody waits for those, nobody for an ack (L5).
         acknowledge(instance, let_go=let_go)
         if instance.record.status.ended:
             self.janitor.ended(instance.key)
@@ -276,8 +300,13 @@ class Engine:
 
     async def _serve(self) -> None:
         """Answer forwards under the present incarnation."""
-        self._served = self.lease.incarnation
-        self._unserve = await self.world.wire.serve(self._served, self._asked)
+        while True:
+            try:
+                self._served = self.lease.incarnation
+                self._unserve = await self.world.wire.serve(self._served, self._asked)
+                return
+            except ConnectionLostError:
+                await asyncio.sleep(_RECONNECTING)
 
     async def _asked(self, question: bytes) -> bytes:
         """Another worker forwards a message, or a query, which has a field more."""
@@ -287,43 +316,81 @@ class Engine:
     # --- the end of a worker
 
     async def drain(self) -> None:
-        """Take nothing new; let running turns finish for the grace period, then let go of what is left (L6)."""
-        if self.draining:
-            return
-        self.draining = True
-        for task in self._pulls:
-            task.cancel()
-        if self._pulls:
-            await asyncio.wait(self._pulls)
-        # Before anything is given back: with a pull open the server would hand it to us again.
-        await self.world.queues.stop_pulling()
-        await self.world.events.stop_pulling()
-        if self._handling:
-            await asyncio.wait(list(self._handling), timeout=self.tuning.grace)
-        rested = [instance.rested for instance in self.instances.values()]
-        if rested and self.tuning.grace > 0:
-            await asyncio.wait(rested, timeout=self.tuning.grace)
-        await asyncio.gather(*(self._let_go(instance) for instance in list(self.instances.values())))
-        await self._ended_rests()
-        for task in self._services:
-            # A renewal after the release would be refused, and answered with a new incarnation.
-            task.cancel()
+        """Take nothing new; let running turns finish for the grace period, then let go of what is left (L6).
+
+        Whoever calls waits for the end; a caller that is cancelled stops waiting, not the drain.
+        """
+        if self._draining is None:
+            self.draining = True
+            self._draining = asyncio.get_running_loop().create_task(self._drain())
+        await asyncio.shield(self._draining)
+
+    async def _drain(self) -> None:
+        try:
+            for task in self._pulls:
+                task.cancel()
+            if self._pulls:
+                await asyncio.wait(self._pulls)
+            await self._stop_pulling()
+            await self._finish_turns()
+            await self._ended_rests()
+            for task in self._services:
+                # A renewal after the release would be refused, and answered with a new incarnation.
+                task.cancel()
+            await self._release()
+        finally:
+            self._drained.set()
+
+    async def _release(self) -> None:
         try:
             await self.lease.release()
         except RomancyError as error:
             _log.warning("the lease key could not be deleted (%s); it expires by itself", error)
-        self._drained.set()
+
+    async def _stop_pulling(self) -> None:
+        # Before anything is given back: with a pull open the server would hand it to us again.
+        try:
+            async with asyncio.timeout(_SETTLING):
+                await self.world.queues.stop_pulling()
+                await self.world.events.stop_pulling()
+        except TimeoutError:
+            _log.warning(
+                "messages on their way could not be given back; they come again after their ack wait"
+            )
+
+    async def _finish_turns(self) -> None:
+        """Let go of what only waits at once, of what is at work when the grace period is over."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self.tuning.grace
+        while self.instances or self._handling:
+            left = end - loop.time()
+            held = list(self.instances.values())
+            await asyncio.gather(*(self._let_go(one) for one in held if left <= 0 or not one.at_work))
+            if left <= 0:
+                return
+            work = [one.rested for one in self.instances.values()] + list(self._handling)
+            if work:
+                await asyncio.wait(work, timeout=min(left, _LOOK), return_when=asyncio.FIRST_COMPLETED)
 
     async def _let_go(self, instance: Instance) -> None:
-        quiet = await instance.come_to_a_stop(self.tuning.grace)
+        quiet = await instance.come_to_a_stop(_SETTLING)
         if not quiet and not instance.rested.done():
             # Its commit is unanswered: nothing else of it may be written (L3); whoever takes over reads what landed.
             self.memory_lost(instance)
         elif not instance.dropped and instance.execution.ending is None and instance.stalled is None:
             # One that only waits rests as it would anyway; one at work is for others to take up at once.
-            await self._rest(instance, let_go=not idle(instance.execution))
+            try:
+                async with asyncio.timeout(_SETTLING):
+                    await self._rest(instance, let_go=not idle(instance.execution))
+            except (TimeoutError, RomancyError) as error:
+                _log.warning(
+                    "%r could not be let go (%r); whoever takes it over reads its history",
+                    instance.key,
+                    error,
+                )
+                self.memory_lost(instance)
 
     async def _ended_rests(self) -> None:
         left = [instance.rested for instance in self.instances.values()]
         if left:
-            await asyncio.wait(left, timeout=self.tuning.grace)
+            await asyncio.wait(left, timeout=_SETTLING)

@@ -53,6 +53,7 @@ _RETRY = "retry:"
 _LONGEST_GAP = 3
 """Times the ack wait: so long an earlier message of the same sender is waited for."""
 _ROOM = 40_000
+_AFTER_A_REFUSAL = 5.0
 
 
 class Owner(Protocol):
@@ -204,11 +205,14 @@ class Instance:
         """The lease is good again after a doubtful while: begin what was held back (L10)."""
         if self.dropped or self._busy:
             return
+        owed = {command.id for command in self._batch if isinstance(command, ActivityScheduled)}
+        # An end that came in the doubtful while waits in the inbox: its activity is not to be run again.
+        ended = {e.id for e, _ in self._inbox if isinstance(e, ActivityCompleted | ActivityFailed)}
         for id in self.execution.activities:
-            if id not in self._attempts:
+            if id not in self._attempts and id not in owed | ended:
                 self._begin_activity(id)
-        if self._inbox or self._batch:
-            self._turn()
+        # Also with nothing in hand: a turn that was put off may be the one that sees that the instance has ended.
+        self._turn()
 
     def _rule_broken(self) -> None:
         """Workflow code broke a rule between steps, for example from a thread that it started: it stalls."""
@@ -481,6 +485,9 @@ class Instance:
                     self._committed()
                 elif not self.dropped:
                     _log.warning("%r: commit %d was refused (%s)", self.key, self._sent.n, reply)
+                    if reply.why is Refusal.OTHER:
+                        # A full disk, say: whoever loads it anew does its activities again, so not in a hot loop.
+                        await asyncio.sleep(_AFTER_A_REFUSAL)
                     self.owner.memory_lost(self)
                 return
             sent_before = True
@@ -592,7 +599,15 @@ class Instance:
         while self._busy and not self.dropped and not self.rested.done() and waited < most:
             await asyncio.sleep(0.01)
             waited += 0.01
-        return not self._busy
+        if self._busy:
+            return False
+        self._busy = True  # the rest is being written: nothing else may be (L3)
+        return True
+
+    @property
+    def at_work(self) -> bool:
+        """Whether something is under way that can end by itself: an attempt, a commit, a step."""
+        return bool(self._attempts or self._inbox or self._busy)
 
     def drop(self) -> None:
         """Forget the instance: nothing of it begins or is committed any more; its messages are given back."""

@@ -9,15 +9,16 @@ from romancy_nats.core.headers import KIND, MESSAGE_ID, REPLY_TO
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
 from romancy_nats.errors import InvalidNameError, RetentionError
-from romancy_nats.ports import Delivery, Held, Refused
+from romancy_nats.ports import Delivery, Held
 from romancy_nats.runtime.claim import microseconds
 from romancy_nats.runtime.instance import HeldDelivery, Instance
 from romancy_nats.runtime.notices import rejection
 from romancy_nats.runtime.ownership import Ownership
 from romancy_nats.runtime.reading import UNREADABLE, is_of_another_generation, read_message
 from romancy_nats.runtime.registrations import forget_stray
+from romancy_nats.runtime.rejection import end_unclaimed
 from romancy_nats.runtime.tail import recorded
-from romancy_nats.runtime.writing import read_commit, write_record
+from romancy_nats.runtime.writing import read_commit
 
 _log = logging.getLogger("romancy.worker")
 ENDING_KINDS = {"cancel": InstanceStatus.CANCELLED, "terminate": InstanceStatus.TERMINATED}
@@ -47,8 +48,12 @@ class Messages:
             return
         async with self._ownership.claiming(key):
             instance = self._engine.instances.get(key)
-            if instance is not None:
+            if instance is not None and not instance.stopping:
                 self._take(instance, delivery, kind)
+                return
+            if self._engine.draining:
+                # What it still holds can be cancelled; everything else is for the others.
+                delivery.nak()
                 return
             held = await self._ownership.held(key)
             if held is None:
@@ -59,15 +64,11 @@ class Messages:
     async def _nobody_there(self, key: InstanceKey, delivery: Delivery, kind: str) -> None:
         status = ENDING_KINDS.get(kind)
         if status is not None:
-            # The start that may still be queued will find this record, and never enter the body.
-            now = microseconds(self._engine)
             text = delivery.data.decode(errors="replace")
-            record = InstanceRecord(status=status, created=now, updated=now, ended=now, error=text)
-            reply = await write_record(self._engine.world, key, record, 0)
-            if isinstance(reply, Refused):
-                delivery.nak()
-            else:
+            if await end_unclaimed(self._engine.world, key, status, text):
                 delivery.ack()
+            else:
+                delivery.nak()
         elif kind == "event":
             await forget_stray(self._engine.world, key, delivery)
             delivery.ack()

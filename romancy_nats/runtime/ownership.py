@@ -99,9 +99,7 @@ class Ownership:
 
     def go_on(self, instance: Instance) -> None:
         """Let a loaded instance go on where its history ends."""
-        if instance.incarnation != self.engine.lease.incarnation:
-            self.engine.forget(instance)
-        elif instance.stalled is not None:
+        if instance.stalled is not None:
             self.engine.turn_over(instance)
         else:
             instance.take_up(instance.execution.owed)

@@ -1,4 +1,4 @@
-"""The record that a start leaves when it can never run, so that whoever waits by id is told. Parks nothing."""
+"""The record of a start that never runs, rejected or cancelled: whoever waits by id is told. Parks nothing."""
 
 from __future__ import annotations
 
@@ -26,3 +26,10 @@ async def record_rejection(world: World, key: InstanceKey, reason: str) -> None:
     )
     if isinstance(await write_record(world, key, record, 0), Refused):
         _log.info("no rejected record for %r: the id is taken", key)
+
+
+async def end_unclaimed(world: World, key: InstanceKey, status: InstanceStatus, reason: str) -> bool:
+    """Leave the end of an instance that nobody claimed: its start finds this record, and never enters the body."""
+    now = int(world.clock.now() * 1_000_000)
+    record = InstanceRecord(status=status, created=now, updated=now, ended=now, error=reason)
+    return isinstance(await write_record(world, key, record, 0), int)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING
 
 from romancy_nats.core.headers import KIND
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceStatus
-from romancy_nats.errors import RomancyError
+from romancy_nats.errors import ConnectionLostError, RomancyError
 from romancy_nats.ports import Listed, Message, Source
 
 if TYPE_CHECKING:
@@ -59,10 +59,18 @@ class Sweeper:
     async def watch_deaths(self) -> None:
         """Look at once when a lease goes away."""
         async with asyncio.TaskGroup() as group:
-            async for incarnation in self._engine.world.leases.deaths():
+            async for incarnation in self._deaths():
                 # One of the workers is enough, and all may try: the message id makes it one.
                 await self._sweep_guarded(incarnation)
                 group.create_task(self._adopt_guarded(incarnation))
+
+    async def _deaths(self) -> AsyncIterator[str]:
+        while True:
+            try:
+                async for incarnation in self._engine.world.leases.deaths():
+                    yield incarnation
+            except ConnectionLostError:
+                await asyncio.sleep(_PATIENCE)
 
     async def _adopt_guarded(self, incarnation: str) -> None:
         """Take over what is still there after a while: its message may have gone to a worker that is frozen."""

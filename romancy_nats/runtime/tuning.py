@@ -15,7 +15,7 @@ class Tuning:
     ack_wait: float = 16.0
     concurrency: int = 1000
     threads: int = 40
-    grace: float = 10.0
+    grace: float = 0.5
     max_message: int = 1_000_000
     inline_result: int = 4096
     max_takeovers: int = 10

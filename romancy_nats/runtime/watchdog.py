@@ -11,6 +11,8 @@ import traceback
 from types import TracebackType
 
 _log = logging.getLogger("romancy.worker")
+_LOOP = {"run", "run_until_complete", "run_forever", "_run_once", "_run"}
+"""The functions of asyncio that turn a loop; what they call is what blocks it."""
 
 
 class Watchdog:
@@ -59,8 +61,12 @@ class Watchdog:
         if frame is None:
             return "an unknown caller"
         stack = traceback.extract_stack(frame)
+        # Below the loop is whoever started it, who is not to blame.
+        turns = [at for at, one in enumerate(stack) if "/asyncio/" in one.filename and one.name in _LOOP]
+        stack = traceback.StackSummary.from_list(stack[turns[-1] + 1 :] if turns else stack)
+        if not stack or stack[-1].filename.endswith("/selectors.py"):
+            return "nothing of its own: the process stood still (stopped, swapped out, or short of CPU)"
         foreign = [f for f in stack if "/romancy_nats/" not in f.filename and "/asyncio/" not in f.filename]
-        nearest = foreign[-1] if foreign else stack[-1]
         users = [f for f in foreign if "/lib/python" not in f.filename]
-        at = users[-1] if users else nearest
+        at = (users or foreign or stack)[-1]
         return f"{at.name} ({at.filename}:{at.lineno}); move blocking work into a plain (not async) activity"

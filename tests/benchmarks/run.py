@@ -1,4 +1,4 @@
-"""`make bench`: measures everything beside a raw baseline, prints a table, writes JSON. Below a target is no failure."""
+"""`make bench`: measures everything beside a raw baseline, prints a table, writes JSON. Below target is no error."""
 
 from __future__ import annotations
 

@@ -52,12 +52,16 @@ class Violation(NamedTuple):
 
 @dataclass(slots=True)
 class Verdict:
-    """What was found. `window`: attempts that a fault kept from being recorded. `recoveries`: seconds, per instance."""
+    """What was found. `window`: attempts that a fault kept from being recorded.
+
+    `recoveries`: seconds from a kill to the next owner, per instance; `mixed_recoveries`: with another fault meanwhile.
+    """
 
     violations: list[Violation] = field(default_factory=list[Violation])
     window: list[Attempt] = field(default_factory=list[Attempt])
     counts: Counter[str] = field(default_factory=Counter[str])
     recoveries: list[float] = field(default_factory=list[float])
+    mixed_recoveries: list[float] = field(default_factory=list[float])
 
 
 @dataclass(slots=True)
@@ -103,7 +107,10 @@ def check(evidence: Evidence) -> Verdict:
     found.extend(_told(evidence))
     found.extend(_left(evidence))
     found.extend(Violation(Rule.REPLAY, "/".join(key), text) for key, text in evidence.replay_errors.items())
-    verdict.recoveries = sorted(recoveries(evidence))
+    for seconds, alone in recoveries(evidence):
+        (verdict.recoveries if alone else verdict.mixed_recoveries).append(seconds)
+    verdict.recoveries.sort()
+    verdict.mixed_recoveries.sort()
     return verdict
 
 
@@ -314,8 +321,9 @@ def _left(evidence: Evidence) -> Iterator[Violation]:
             yield Violation(Rule.DEAD_OWNER, "/".join(key), summary.owner)
 
 
-def recoveries(evidence: Evidence) -> Iterator[float]:
-    """Seconds from each kill or drain to the next owner's first sign of life, for each instance that it hit."""
+def recoveries(evidence: Evidence) -> Iterator[tuple[float, bool]]:
+    """Seconds from each kill to the next owner's first sign of life, for each instance that it hit, and whether nothing
+    else was wrong in between."""
     done = attempts(evidence.lines)
     fallen = {
         life.incarnation: fault.begin
@@ -330,7 +338,9 @@ def recoveries(evidence: Evidence) -> Iterator[float]:
             if killed is None or after.incarnation == before.incarnation or after.time < killed:
                 continue
             begun = [a.begun.wall for a in done.get(key, ()) if a.begun.incarnation == after.incarnation]
-            yield (min([after.time, *begun]) - killed) / 1e6
+            alive = min([after.time, *begun])
+            others = [f for f in evidence.faults if f.what != "term" and f.begin != killed]
+            yield (alive - killed) / 1e6, not any(f.begin < alive and f.end > killed for f in others)
 
 
 def vacuous(evidence: Evidence, verdict: Verdict, *wanted: str) -> list[str]:
@@ -341,7 +351,7 @@ def vacuous(evidence: Evidence, verdict: Verdict, *wanted: str) -> list[str]:
         reasons.append("no instance was run")
     if {"kill", "pause"} & set(wanted) and not verdict.counts["changes of owner in a history"]:
         reasons.append("no instance changed its owner")
-    if "kill" in wanted and not verdict.recoveries:
+    if "kill" in wanted and not verdict.recoveries and not verdict.mixed_recoveries:
         reasons.append("no kill hit an instance at work")
     reasons.extend(
         f"the pause of {fault.pid} did not cost it its lease"

@@ -50,7 +50,7 @@ def report(evidence: Evidence, verdict: Verdict, took: float) -> list[str]:
     """The counts, a line each."""
     fired = Counter(fault.what for fault in evidence.faults)
     hits = fired["kill"] + fired["pause"]
-    slow = verdict.recoveries
+    slow, mixed = verdict.recoveries, verdict.mixed_recoveries
     at = lambda share: f"{slow[min(len(slow) - 1, int(share * len(slow)))]:.2f} s" if slow else "none"  # noqa: E731
     losses = sum(life.kind == "lost" for life in evidence.lives)
     counts = verdict.counts
@@ -62,6 +62,7 @@ def report(evidence: Evidence, verdict: Verdict, took: float) -> list[str]:
         f"changes of owner {counts['changes of owner in a history']}, begun by a zombie {counts['begun by a zombie']}",
         f"attempts in the window {len(verdict.window)}, per kill or pause {len(verdict.window) / max(1, hits):.2f}",
         f"recovery after kill -9: {len(slow)} instances, p50 {at(0.5)}, p99 {at(0.99)}, longest {at(1)}",
+        f"recovery with another fault meanwhile: {len(mixed)} instances, longest {max(mixed, default=0):.2f} s",
         f"violations {len(verdict.violations)}",
     ]
 

@@ -72,6 +72,20 @@ async def test_after_sigterm_without_waiting_for_the_lease(tmp_path: Path) -> No
     assert took[-1] < 1.0
 
 
+async def test_a_worker_that_drains_can_still_be_told_to_cancel(tmp_path: Path) -> None:
+    async with staged(tmp_path, seed=25, workers=1, ROMANCY_GRACE="20", ROMANCY_LEASE_TTL="15") as stage:
+        leaving = stage.fleet.workers[0]
+        handles = await patients(stage)
+        await asyncio.to_thread(stage.fleet.start, 1)
+        began = stage.fleet.terminate(leaving)
+        await cancel_all(stage, handles)
+        slowest = max(op.answered for op in stage.ops if op.what == "result")
+        print(f"cancelled {(slowest - began) / 1e6:.2f} s after SIGTERM")
+        assert await asyncio.to_thread(leaving.wait) == 0
+        await judged(stage, "term")
+    assert slowest - began < 3_000_000
+
+
 async def test_a_paused_worker_commits_nothing_when_it_goes_on(tmp_path: Path) -> None:
     async with staged(tmp_path, seed=22, workers=1) as stage:
         zombie = stage.fleet.workers[0]

@@ -12,6 +12,7 @@ from typing import Any
 from romancy_nats import App, Client, Settings, Worker, Workflow, WorkflowHandle
 
 PATIENCE = 10.0
+SHARDS = 2
 
 
 class Place:
@@ -24,7 +25,7 @@ class Place:
     def settings(self, **options: Any) -> Settings:
         """Quick: two shards, a short grace, so that a test does not wait for what it left behind."""
         return Settings(
-            **{"namespace": self.namespace, "shards": 2, "grace": 0.1, "lease_ttl": 5.0, **options}
+            **{"namespace": self.namespace, "shards": SHARDS, "grace": 0.1, "lease_ttl": 5.0, **options}
         )
 
     def app(self, *workflows: Workflow[..., Any], settings: Settings | None = None, **options: Any) -> App:

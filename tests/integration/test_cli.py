@@ -34,7 +34,7 @@ async def reserve(item: str) -> str:
 
 @activity
 async def slow(seconds: float) -> float:
-    await asyncio.sleep(seconds)
+    await asyncio.sleep(min(seconds, float(os.environ.get("LONGEST_NAP", "inf"))))
     return seconds
 
 @activity(retry=RetryPolicy(max_attempts=1))
@@ -310,7 +310,7 @@ def test_terminate(cli: Cli, worker: Process) -> None:
 @pytest.mark.slow
 def test_other_code_stalls_and_retry_goes_on_with_the_right_one(own: Cli) -> None:
     with own.running("worker", "shop:app", ROMANCY_GRACE="0") as first:
-        own("start", "order", "--input", '{"item": "a", "nap": 1.5}', "--id", "moved")
+        own("start", "order", "--input", '{"item": "a", "nap": 600}', "--id", "moved")
         until(lambda: "slow:1" in own("history", "moved", "--workflow", "order").stdout)
         assert first.terminate() == 0
     with own.running("worker", "shop:app", VARIANT="other") as second:
@@ -320,7 +320,7 @@ def test_other_code_stalls_and_retry_goes_on_with_the_right_one(own: Cli) -> Non
         assert "+ produced: ActivityScheduled(id='environment:1'" in done.stderr
         assert own.json("result", "moved", exit=1)["status"] == "stalled"
         assert second.terminate() == 0
-    with own.running("worker", "shop:app"):
+    with own.running("worker", "shop:app", LONGEST_NAP="0.1"):
         own("retry", "moved")
         assert own.json("result", "moved", "--timeout", "30")["status"] == "completed"
         assert "not stalled (completed)" in own.complaint("retry", "moved", exit=1)
@@ -453,7 +453,7 @@ def test_doctor_counts_the_living_workers(own: Cli) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_the_worker(own: Cli, number: int) -> None:
-    with own.running("worker", "shop:app") as process:
+    with own.running("worker", "shop:app", ROMANCY_GRACE="20") as process:
         own("start", "order", "--input", '{"item": "a", "nap": 1}', "--id", "running")
         until(lambda: "slow:1" in own("history", "running", "--workflow", "order").stdout)
         assert process.terminate(number) == 0
@@ -464,20 +464,25 @@ def test_a_signal_drains_the_worker(own: Cli, number: int) -> None:
 
 def test_what_a_drained_worker_lets_go_another_goes_on_with(own: Cli) -> None:
     with own.running("worker", "shop:app", ROMANCY_GRACE="0") as process:
-        own("start", "order", "--input", '{"item": "a", "nap": 2}', "--id", "handed over")
+        own("start", "order", "--input", '{"item": "a", "nap": 600}', "--id", "handed over")
         until(lambda: "slow:1" in own("history", "handed over", "--workflow", "order").stdout)
         assert process.terminate() == 0
     assert own.json("status", "handed over")["status"] == "queued"
-    with own.running("worker", "shop:app"):
+    with own.running("worker", "shop:app", LONGEST_NAP="0.1"):
         assert own.json("result", "handed over", "--timeout", "30")["status"] == "completed"
 
 
 def test_sigterm_while_it_connects_ends_the_worker(own: Cli) -> None:
     own.env["ROMANCY_NATS_URL"] = "nats://127.0.0.1:1"
     (own.directory / "shop.py").write_text(APP + 'print("imported", flush=True)\n', encoding="utf-8")
+    # On a busy machine it may have given up connecting, which is exit code 4, before it could be told.
+    assert 0 in [_told_while_it_connects(own) for _ in range(3)]
+
+
+def _told_while_it_connects(own: Cli) -> int:
     with own.running("worker", "shop:app", ready="imported") as process:
         until(lambda: process.process.poll() is not None or _handles_sigterm(process.process.pid))
-        assert process.terminate() == 0
+        return process.terminate()
 
 
 def _handles_sigterm(pid: int) -> bool:

@@ -10,15 +10,16 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+import anyio
 import pytest
 
-from romancy_nats import WorkflowContext, activity, workflow
+from romancy_nats import WorkflowContext, activity, activity_context, workflow
 from romancy_nats.jetstream import stored
 from romancy_nats.jetstream.connection import Connection
 from romancy_nats.jetstream.server import EmbeddedServer
+from romancy_nats.runtime.keepalive import Keepalive
 from tests.integration import lives
 from tests.integration.lives import Line, blocking, chain, deadly
 from tests.integration.place import Place, until, until_status
@@ -240,16 +241,14 @@ async def test_an_outage_longer_than_the_lease_repeats_nothing_recorded(mortal: 
     place = Place(mortal.url)
     async with (
         place.client() as client,
-        place.worker(counting, settings=place.settings(lease_ttl=1.0)) as worker,
+        place.worker(counting, settings=place.settings(lease_ttl=1.0)),
     ):
-        before = worker.incarnation
         handle = await client.start(counting, 30)
         await until(lambda: done[8] == 1)
         mortal.kill()
         await asyncio.sleep(2.5)
         await mortal.restart()
         assert await handle.result(20) == list(range(30))
-        assert worker.incarnation != before
     repeated = [n for n, times in done.items() if times > 1]
     assert len(repeated) <= 1, "at most the one whose result the server never got"
 
@@ -361,25 +360,62 @@ async def until_empty(place: Place) -> None:
 # --- a worker that fails
 
 
-@contextmanager
-def failing(monkeypatch: pytest.MonkeyPatch, message: str) -> Iterator[None]:
-    from romancy_nats.runtime.keepalive import Keepalive
+attempts: list[int] = []
 
-    async def fail(self: Keepalive) -> None:
-        raise RuntimeError(message)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Keepalive, "run", fail)
-        yield
+@activity
+async def lasting() -> int:
+    attempts.append(activity_context().attempt)
+    await asyncio.sleep(0.4)
+    return len(attempts)
+
+
+@workflow
+async def lasts(ctx: WorkflowContext) -> int:
+    return await ctx.run(lasting)
+
+
+async def test_what_runs_when_a_worker_fails_has_not_failed(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts.clear()
+    broken = asyncio.Event()
+
+    async def fail(_: Keepalive) -> None:
+        await broken.wait()
+        raise RuntimeError("the service broke")
+
+    async with place.client() as client:
+        handle = await client.start(lasts)
+        with monkeypatch.context() as patch, pytest.RaisesGroup(RuntimeError, flatten_subgroups=True):
+            patch.setattr(Keepalive, "run", fail)
+            async with place.worker(lasts):
+                await until(lambda: attempts == [1])
+                broken.set()
+                await asyncio.sleep(60)
+        async with place.worker(lasts):
+            assert await handle.result(5) == 2
+        assert attempts == [1, 1], "the first attempt was interrupted, which counts for nothing"
+
+
+async def test_a_cancelled_block_lets_go_of_its_instances(place: Place) -> None:
+    async with place.client() as client:
+        handle = await client.start(sleeper)
+        with anyio.move_on_after(30) as scope:
+            async with place.worker(sleeper) as worker:
+                await until(lambda: worker.instances == 1)
+                scope.cancel()
+                await asyncio.sleep(60)
+        assert await handle.status() == "queued"
 
 
 async def test_a_service_that_fails_ends_the_worker_loudly(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with failing(monkeypatch, "the service broke"):
-        async with asyncio.timeout(5):
-            with pytest.RaisesGroup(
-                pytest.RaisesExc(RuntimeError, match="the service broke"), flatten_subgroups=True
-            ):
-                async with place.worker(sleeper):
-                    await asyncio.sleep(60)
+    async def fail(_: Keepalive) -> None:
+        raise RuntimeError("the service broke")
+
+    with monkeypatch.context() as patch, pytest.RaisesGroup(RuntimeError, flatten_subgroups=True):
+        patch.setattr(Keepalive, "run", fail)
+        async with asyncio.timeout(5), place.worker(sleeper):
+            await asyncio.sleep(60)

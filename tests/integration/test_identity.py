@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, cast
 
@@ -33,10 +32,9 @@ held: set[str] = set()
 
 
 @pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
+def fresh() -> None:
     calls.clear()
     held.clear()
-    yield
 
 
 @activity

@@ -291,7 +291,7 @@ class TestQueues:
             assert (delivery.source, delivery.workflow, delivery.id) == (source, key.workflow, key.id)
             assert delivery.data == b"why"
             assert delivery.headers["Romancy-Kind"] == "cancel"
-            assert delivery.headers["Nats-Msg-Id"] == f"{key.token}/1"
+            assert delivery.headers["Nats-Msg-Id"] == f"{key.token}:{key.token}/1"
             assert delivery.headers["traceparent"] == "t"
         assert one.time == fetched.time
         fetched.ack()

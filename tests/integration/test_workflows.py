@@ -8,7 +8,6 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,6 +15,7 @@ import anyio
 import pytest
 
 from romancy_nats import (
+    RetryExhaustedError,
     RetryPolicy,
     WorkflowContext,
     WorkflowFailedError,
@@ -35,10 +35,9 @@ gate = threading.Event()
 
 
 @pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
+def fresh() -> None:
     calls.clear()
     gate.clear()
-    yield
 
 
 @activity(retry=ONCE)
@@ -103,7 +102,7 @@ async def test_time_chance_and_log_are_the_same_in_replay(
     start = lambda client: client.start(looks)  # noqa: E731
     async with place.handed_over(looks, ready=lambda: "middle" in calls, start=start) as (_, handle):
         gate.set()
-        *found, replaying = await handle.result(10)
+        *_, replaying = await handle.result(10)
     live, replayed = (one for one in calls if isinstance(one, list))
     assert live == replayed
     assert replaying == [True, False]
@@ -154,7 +153,7 @@ async def structured(ctx: WorkflowContext) -> list[str]:
         async with asyncio.TaskGroup() as group:
             group.create_task(ctx.run(fails, "h"))
             group.create_task(ctx.run(waits, "i"))
-    except* Exception as several:
+    except* RetryExhaustedError as several:
         told += [type(error).__name__ for error in several.exceptions]
     done, pending = await asyncio.wait(
         [asyncio.ensure_future(ctx.run(does, "j")), asyncio.ensure_future(ctx.run(waits, "k"))],

@@ -1,9 +1,10 @@
-"""Everything about one instance side by side: what clients were told, its history, its records, what really happened."""
+"""Everything about one instance side by side: what clients were told, history, records, and what really happened."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 from romancy_nats.core.commit import Commit
@@ -31,6 +32,8 @@ class Told:
     cancelled: bool | None = None
     conflicts: int = 0
     rival: Told | None = None
+    starts: int = 0
+    """How many starts of it were acknowledged."""
 
 
 @dataclass(slots=True)
@@ -86,9 +89,7 @@ class Case:
         self.found.append(f"{self.told.id}: {text}")
 
 
-def collect(
-    server: MemoryServer, book: Ledgerbook, told: Told, workflow: str, evidence: Evidence
-) -> Case:
+def collect(server: MemoryServer, book: Ledgerbook, told: Told, workflow: str, evidence: Evidence) -> Case:
     """The case of one instance."""
     key = InstanceKey(workflow, told.id)
     shard = server.shards[key.shard(len(server.shards))]
@@ -96,7 +97,7 @@ def collect(
         Version(InstanceRecord.decode(stored.data), stored.revision, stored.process, stored.time)
         for stored in shard.records.get(key.token, ())
     ]
-    for earlier, later in zip(versions, versions[1:], strict=False):
+    for earlier, later in pairwise(versions):
         earlier.until = later.time
     stored = sorted((place.n, kept) for place, kept in shard.commits.items() if place.token == key.token)
     commits = [(kept, Commit.decode(kept.data)) for _, kept in stored]

@@ -1,7 +1,8 @@
-"""What must hold after a run: what clients were told, what the histories say, and what really happened, side by side."""
+"""What must hold after a run: what clients were told, what histories say, and what really happened, side by side."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from romancy_nats.core.events import (
     ActivityFailed,
     ActivityScheduled,
     CancelRequested,
+    MessageEvent,
     TimerFired,
     TimerStarted,
     WorkflowCancelled,
@@ -36,40 +38,73 @@ _TOLD = {
     InstanceStatus.COMPLETED: "completed",
     InstanceStatus.FAILED: "WorkflowFailedError",
     InstanceStatus.CANCELLED: "WorkflowCancelledError",
+    InstanceStatus.TERMINATED: "WorkflowTerminatedError",
 }
-_DELAYS = ("lost_ack", "committed_error", "late_write", "lost_write", "no_responders", "outage", "pause", "slow")
+_BEFORE_ITS_START = (InstanceStatus.CANCELLED, InstanceStatus.TERMINATED)
+_DELAYS = (
+    "lost_ack",
+    "committed_error",
+    "late_write",
+    "lost_write",
+    "no_responders",
+    "outage",
+    "pause",
+    "slow",
+)
 MAX_ATTEMPTS = 4
+_IN_FLIGHT = 0.01
 
 
 async def check(
     server: MemoryServer,
     book: Ledgerbook,
     told: Sequence[Told],
-    workflow: Workflow[..., Any],
+    versions: Sequence[Workflow[..., Any]],
     evidence: Evidence,
     faults: Faults,
+    reached: Counter[str],
 ) -> list[str]:
-    """All violations of a run, in words."""
+    """All violations of a run, in words; what the run came to is counted in `reached`."""
     found: list[str] = []
     conflicts = 0
     for each in told:
-        case = collect(server, book, each, workflow.name, evidence)
+        case = collect(server, book, each, versions[0].name, evidence)
         case.clocks_agree = not faults.clock_jump
         if not any(getattr(faults, name) for name in _DELAYS):
             case.answered_within = 2 * faults.latency + 0.1
         conflicts += _rivals(case)
-        check_case(case, workflow)
+        check_case(case, versions)
         found += case.found
+        reached.update(type(placed.event).__name__ for placed in case.events)
+        reached["takeover"] += len({v.record.owner for v in case.versions if v.record.owner}) > 1
+        reached["conflict"] += told_of_conflict(each)
+        reached["cancelled before its start"] += not case.commits
     for stream in (server.start_stream, server.messages_stream):
         if stream.messages:
-            found.append(f"{stream.name} still holds {len(stream.messages)} messages: {list(stream.messages.values())[:2]}")
+            found.append(
+                f"{stream.name} still holds {len(stream.messages)} messages: {list(stream.messages.values())[:2]}"
+            )
     if len(server.dead_stream.messages) != conflicts:
         letters = list(server.dead_stream.messages.values())
         found.append(f"{len(letters)} dead letters for {conflicts} starts that lost: {letters[:2]}")
-    if lived := [life.incarnation for life in evidence.lives]:
-        if len(lived) != len(set(lived)):
-            found.append("a lease key was created twice (L4)")
+    found += _lives_once(evidence)
     return found
+
+
+def _lives_once(evidence: Evidence) -> list[str]:
+    """L4: an incarnation has one life. On R3 a renewal that was under way when the key expired may still land."""
+    ended: dict[str, float] = {}
+    found: list[str] = []
+    for life in evidence.lives:
+        if life.began > ended.get(life.incarnation, life.began) + _IN_FLIGHT:
+            found.append(f"the lease key of {life.incarnation} ({life.label}) was created a second time (L4)")
+        ended[life.incarnation] = life.ended
+    return found
+
+
+def told_of_conflict(told: Told) -> bool:
+    """Whether one of two starts that differ was a conflict."""
+    return CONFLICT in (told.outcome, told.rival.outcome if told.rival is not None else "")
 
 
 def _rivals(case: Case) -> int:
@@ -79,16 +114,16 @@ def _rivals(case: Case) -> int:
         return 0
     if told.outcome == CONFLICT:
         told, rival = rival, told
-    cancelled_first = not case.commits and case.record is not None and case.record.status is InstanceStatus.CANCELLED
+    cancelled_first = not case.commits and case.record is not None and case.record.status in _BEFORE_ITS_START
     if not cancelled_first and (told.outcome == CONFLICT or rival.outcome != CONFLICT):
         case.fail(f"two starts that differ were told {told.outcome!r} and {rival.outcome!r}")
     if rival.cancelled is not None:
         told.cancelled = rival.cancelled
     case.told = told
-    return int(rival.acknowledged and not cancelled_first)
+    return 0 if cancelled_first else rival.starts
 
 
-def check_case(case: Case, workflow: Workflow[..., Any]) -> None:
+def check_case(case: Case, versions: Sequence[Workflow[..., Any]]) -> None:
     """Every rule, on one instance."""
     if not case.told.acknowledged:
         case.fail("its start was never acknowledged")
@@ -98,7 +133,7 @@ def check_case(case: Case, workflow: Workflow[..., Any]) -> None:
         return
     _ended_once(case)
     _one_writer(case)
-    _its_own_input(case, workflow)
+    _its_own_input(case, versions[0])
     _results_are_real(case)
     _all_attempts_used(case)
     _timers(case)
@@ -106,7 +141,7 @@ def check_case(case: Case, workflow: Workflow[..., Any]) -> None:
     _messages_once(case)
     check_laws(case)
     _client_was_told_the_truth(case)
-    _replays(case, workflow)
+    _replays(case, versions)
 
 
 def _ended_once(case: Case) -> None:
@@ -116,7 +151,7 @@ def _ended_once(case: Case) -> None:
     if not record.status.ended:
         case.fail(f"never ended: {record.status} {record.error[:300]}")
     elif not case.commits:
-        if record.status is not InstanceStatus.CANCELLED:
+        if record.status not in _BEFORE_ITS_START:
             case.fail(f"{record.status} without any history")
     elif len(endings) != 1:
         case.fail(f"{len(endings)} endings in its history")
@@ -179,7 +214,11 @@ def _all_attempts_used(case: Case) -> None:
             case.fail(f"{attempt.activity_id} was tried {attempt.number} times")
     for placed in case.events:
         event = placed.event
-        if isinstance(event, ActivityFailed) and event.exhausted and len(numbers.get(event.id, ())) < MAX_ATTEMPTS:
+        if (
+            isinstance(event, ActivityFailed)
+            and event.exhausted
+            and len(numbers.get(event.id, ())) < MAX_ATTEMPTS
+        ):
             case.fail(f"{event.id} was given up after attempts {numbers.get(event.id)}")
 
 
@@ -189,7 +228,9 @@ def _timers(case: Case) -> None:
     for _, commit in case.commits:
         for event in commit.events:
             if isinstance(event, TimerFired) and commit.time < due.get(event.id, 1 << 62):
-                case.fail(f"{event.id} fired {(due.get(event.id, 0) - commit.time) / 1e6:.3f} s before it was due")
+                case.fail(
+                    f"{event.id} fired {(due.get(event.id, 0) - commit.time) / 1e6:.3f} s before it was due"
+                )
 
 
 def _saga(case: Case) -> None:
@@ -211,14 +252,15 @@ def _saga(case: Case) -> None:
 
 
 def _messages_once(case: Case) -> None:
-    cancels = [p.event for p in case.events if isinstance(p.event, CancelRequested)]
-    places = [(event.stream, event.sequence) for event in cancels]
+    messages = [p.event for p in case.events if isinstance(p.event, MessageEvent)]
+    places = [(event.stream, event.sequence) for event in messages]
     if len(places) != len(set(places)):
-        case.fail("one cancel is in its history twice")
-    ids = [event.message_id for event in cancels if event.message_id]
+        case.fail("one message is in its history twice")
+    ids = [event.message_id for event in messages if event.message_id]
     if len(ids) != len(set(ids)):
-        case.fail("one cancel is in its history under two places")
+        case.fail("one message is in its history under two places")
     assert case.record is not None
+    cancels = [event for event in messages if isinstance(event, CancelRequested)]
     if not cancels and case.commits and case.record.status is InstanceStatus.CANCELLED:
         case.fail("cancelled without a cancel")
 
@@ -227,19 +269,28 @@ def _client_was_told_the_truth(case: Case) -> None:
     told, record = case.told, case.record
     assert record is not None
     if record.status.ended and told.outcome != _TOLD.get(record.status):
-        case.fail(f"the client was told {told.outcome!r} ({told.error[:200]}), the record says {record.status}")
+        case.fail(
+            f"the client was told {told.outcome!r} ({told.error[:200]}), the record says {record.status}"
+        )
     endings = [p.event for p in case.events if isinstance(p.event, WorkflowCompleted)]
     if endings and told.outcome == "completed" and _STRINGS.decode(endings[0].result) != told.result:
         case.fail(f"the client was told the result {told.result!r}")
 
 
-def _replays(case: Case, workflow: Workflow[..., Any]) -> None:
-    if not case.commits:
-        return
+def _replays(case: Case, versions: Sequence[Workflow[..., Any]]) -> None:
+    """L7: some version of the code gives what the history says."""
+    errors = [error for version in versions if (error := _mismatch(case, version)) is not None]
+    if case.commits and len(errors) == len(versions):
+        case.fail(f"its history does not replay: {errors[0]}")
+
+
+def _mismatch(case: Case, workflow: Workflow[..., Any]) -> RomancyError | None:
     execution = Execution(workflow, InstanceKey(workflow.name, case.told.id))
     try:
         for _, commit in case.commits:
             execution.replay(commit)
     except RomancyError as error:
-        case.fail(f"its history does not replay: {error}")
-    execution.evict()
+        return error
+    finally:
+        execution.evict()
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from romancy_nats.core.headers import ORIGIN_SEQUENCE, ORIGIN_STREAM
 from romancy_nats.ports import Source
 from romancy_nats.testing.memory import MemoryServer, MemoryWorld
 from romancy_nats.testing.memory.stream import StoredMessage, Stream
+from tests.simulation.record import Ledgerbook
 
 
 @dataclass(slots=True)
@@ -26,7 +28,9 @@ class Life:
 class Watched(dict[Any, Any]):
     """A dict of the server that tells what comes and what goes."""
 
-    def __init__(self, old: dict[Any, Any], came: Callable[[Any, Any], None], went: Callable[[Any, Any], None]) -> None:
+    def __init__(
+        self, old: dict[Any, Any], came: Callable[[Any, Any], None], went: Callable[[Any, Any], None]
+    ) -> None:
         super().__init__(old)
         self._came = came
         self._went = went
@@ -131,3 +135,17 @@ class Evidence:
     def parked(self, source: Source, time: float) -> bool:
         """Whether a dead letter was written for it by then."""
         return self.letters.get(source, float("inf")) <= time
+
+
+def trace(server: MemoryServer, book: Ledgerbook, evidence: Evidence) -> str:
+    """One line for all that a run did: each record and commit byte for byte, attempts, messages, leases, all times."""
+    digest = hashlib.sha256()
+    for shard in server.shards:
+        digest.update(repr((shard.records, shard.commits)).encode())
+    attempts = [
+        (a.id, a.activity_id, a.number, a.process, a.began, a.ended, a.value, a.error) for a in book.attempts
+    ]
+    seen = (evidence.published, evidence.removed, evidence.letters, evidence.lives, sorted(evidence.thaws))
+    boundaries = [(world.name, world.boundaries, world.crashed) for world in server.worlds]
+    digest.update(repr((attempts, seen, boundaries, server.loop.time())).encode())
+    return digest.hexdigest()

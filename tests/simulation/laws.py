@@ -12,7 +12,7 @@ from romancy_nats.testing.memory.store import EPOCH
 from tests.simulation.case import Case, Version
 from tests.simulation.record import Attempt
 
-_JUST = 1e-6
+_JUST = 1e-5
 
 
 def check_laws(case: Case) -> None:
@@ -74,11 +74,15 @@ def _nothing_again(case: Case) -> None:
             grace = case.answered_within if isinstance(known.event, ActivityAbandoned) else 0.0
             loaded = (_owned_since(case, attempt) or 0.0) > known.time
             if attempt.began > known.time + (0.0 if loaded else grace):
-                case.fail(f"{attempt.activity_id} began at {attempt.began:.3f}, its end was stored at {known.time:.3f}")
+                case.fail(
+                    f"{attempt.activity_id} began at {attempt.began:.3f}, its end was stored at {known.time:.3f}"
+                )
         if not case.evidence.process_alive(attempt.process, attempt.began) and not case.evidence.thawed(
             attempt.process, attempt.began
         ):
-            case.fail(f"{attempt.activity_id} began at {attempt.began:.3f} in {attempt.process}, which had no lease (L10)")
+            case.fail(
+                f"{attempt.activity_id} began at {attempt.began:.3f} in {attempt.process}, which had no lease (L10)"
+            )
 
 
 def _owned_since(case: Case, attempt: Attempt) -> float | None:
@@ -104,9 +108,11 @@ def _acked_at_rest(case: Case) -> None:
             continue
         kind = case.evidence.messages[source].headers.get(KIND, "")
         published = case.evidence.published[source]
-        if not any(_covers(v, holding.get(source), kind, published) for v in case.versions if v.time <= time):
-            if not case.evidence.parked(source, time):
-                case.fail(f"message {source} was acked at {time:.3f}, before the instance rested with it (L5)")
+        covered = any(
+            _covers(v, holding.get(source), kind, published) for v in case.versions if v.time <= time
+        )
+        if not covered and not case.evidence.parked(source, time):
+            case.fail(f"message {source} was acked at {time:.3f}, before the instance rested with it (L5)")
 
 
 def _is_for(case: Case, source: Source) -> bool:
@@ -123,4 +129,6 @@ def _covers(version: Version, commit: int | None, kind: str, published: float) -
     if commit is not None:
         return record.commits >= commit
     # A start that joins, or a resume: at rest with a first commit is all they ask for.
-    return kind in ("", "resume") and record.commits > 0 and record.status is not InstanceStatus.QUEUED
+    return (
+        kind in ("", "resume", "retry") and record.commits > 0 and record.status is not InstanceStatus.QUEUED
+    )

@@ -6,7 +6,15 @@ import asyncio
 from random import Random
 from typing import Any
 
-from romancy_nats import RetryPolicy, TerminalError, WorkflowContext, activity, activity_context, compensation, workflow
+from romancy_nats import (
+    RetryPolicy,
+    TerminalError,
+    WorkflowContext,
+    activity,
+    activity_context,
+    compensation,
+    workflow,
+)
 from tests.simulation.record import Record
 
 Program = list[Any]
@@ -64,14 +72,22 @@ async def interpreter(ctx: WorkflowContext, program: list[Any]) -> str:
     return "|".join(await _run(ctx, ["seq", program]))
 
 
-async def _run(ctx: WorkflowContext, op: list[Any]) -> list[str]:
+@workflow(name="interpreter")
+async def changed(ctx: WorkflowContext, program: list[Any]) -> str:
+    """A version of it that asks for something else first: what the other began it cannot go on with (L7)."""
+    return "|".join(await _run(ctx, ["seq", [["act", "plain", "changed", "ok", 0.0], *program]]))
+
+
+async def _run(ctx: WorkflowContext, op: list[Any]) -> list[str]:  # noqa: C901 - one case per operation
     match op:
         case ["act", kind, label, mode, seconds]:
             return [await ctx.run(KINDS[kind], label, mode, seconds)]
         case ["seq", ops]:
             return [value for each in ops for value in await _run(ctx, each)]
         case ["par", ops]:
-            return [value for some in await asyncio.gather(*(_run(ctx, each) for each in ops)) for value in some]
+            return [
+                value for some in await asyncio.gather(*(_run(ctx, each) for each in ops)) for value in some
+            ]
         case ["group", ops]:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(_run(ctx, each)) for each in ops]
@@ -79,7 +95,7 @@ async def _run(ctx: WorkflowContext, op: list[Any]) -> list[str]:
         case ["try", inner]:
             try:
                 return await _run(ctx, inner)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - that is what a `try` in a program means
                 return [type(error).__name__]
         case ["sleep", seconds]:
             await ctx.sleep(seconds)
@@ -135,7 +151,9 @@ class _Maker:
 
     def _act(self) -> list[Any]:
         self._labels += 1
-        mode = self._dice.choices(["ok", "flaky1", "flaky2", "flaky9", "fatal", "stubborn"], [20, 3, 2, 1, 1, 1])[0]
+        mode = self._dice.choices(
+            ["ok", "flaky1", "flaky2", "flaky9", "fatal", "stubborn"], [20, 3, 2, 1, 1, 1]
+        )[0]
         seconds = self._dice.choices([0.0, 0.05, 1.0, 8.0], [6, 6, 3, 1])[0]
         kind = self._dice.choices(["work", "plain", "limited"], [5, 3, 1])[0]
         return ["act", kind, f"{self._labels}", mode, seconds]

@@ -12,13 +12,17 @@ from tests.simulation.schedule import plan, run
 def main() -> int:
     """0 when nothing was violated."""
     if os.environ.get("PYTHONHASHSEED") != "0":
-        os.execve(sys.executable, [sys.executable, "-m", "tests.simulation.replay", *sys.argv[1:]], {**os.environ, "PYTHONHASHSEED": "0"})
+        os.execve(
+            sys.executable,
+            [sys.executable, "-m", "tests.simulation.replay", *sys.argv[1:]],
+            {**os.environ, "PYTHONHASHSEED": "0"},
+        )
     if "-v" in sys.argv:
         logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s")
     report = run(plan(int(sys.argv[1])))
     for line in report.violations:
-        print(line)  # noqa: T201
-    print(f"seed {report.seed}: {len(report.violations)} violations, faults {dict(report.fired)}")  # noqa: T201
+        print(line)
+    print(f"seed {report.seed}: {len(report.violations)} violations, faults {dict(report.fired)}")
     return 1 if report.violations else 0
 
 

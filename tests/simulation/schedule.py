@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -16,12 +17,14 @@ from romancy_nats.testing.memory import Faults, MemoryServer, MemoryWorld
 from romancy_nats.testing.virtual_time import VirtualTimeLoop, clear
 from tests.simulation.case import CONFLICT, Told
 from tests.simulation.checker import check
-from tests.simulation.evidence import Evidence
+from tests.simulation.evidence import Evidence, trace
 from tests.simulation.program import Program, interpreter, make
 from tests.simulation.record import Ledgerbook, Record
 
-TUNING = Tuning(lease_ttl=15.0, ack_wait=16.0, sweep_every=60.0, grace=5.0, forward_timeout=4.0, max_takeovers=1_000_000)
-LONGEST = 3_600.0
+TUNING = Tuning(
+    lease_ttl=15.0, ack_wait=16.0, sweep_every=60.0, grace=5.0, forward_timeout=4.0, max_takeovers=1_000_000
+)
+LONGEST = 14_400.0
 
 
 @dataclass(slots=True)
@@ -36,7 +39,9 @@ class Plan:
     cancels: list[float | None]
     rivals: list[float | None] = field(default_factory=list[float | None])
     purge_at: float | None = None
+    heal_after: float = LONGEST / 4
     crash_at: int | None = None
+    crash_slot: int = 0
     scheduled: bool = True
 
 
@@ -49,15 +54,21 @@ class Report:
     fired: Counter[str]
     instances: int
     attempts: int
-    first_worker_boundaries: int
+    boundaries: list[int]
+    """How many boundaries the first process of each slot passed."""
     told: list[Told] = field(default_factory=list[Told])
+    reached: Counter[str] = field(default_factory=Counter[str])
+    trace: str = ""
+    """A digest of all that happened: the same for the same seed, whatever ran before and however sets are ordered."""
+    trace: str = ""
+    """A digest of all that happened: the same for the same seed, whatever ran before and however sets are ordered."""
 
 
 def plan(seed: int) -> Plan:
     """A random plan: each run leans on some of the faults, so that none hides behind the others."""
     dice = Random(seed)
     faults = Faults(seed=seed, latency=dice.choice([0.0, 0.01, 0.3]))
-    for name, most in _FAULTS.items():
+    for name, most in FAULTS.items():
         if dice.random() < 0.35:
             setattr(faults, name, most * dice.random())
     if dice.random() < 0.2:
@@ -69,10 +80,28 @@ def plan(seed: int) -> Plan:
     more = Random(f"{seed}/more")
     plan.rivals = [more.random() if more.random() < 0.15 else None for _ in programs]
     plan.purge_at = more.random() * 30 if more.random() < 0.1 else None
+    if more.random() < 0.25:
+        _storm(faults, more)
+        plan.heal_after = 120.0
     return plan
 
 
-_FAULTS = {
+def leaning(seed: int, **faults: float) -> Plan:
+    """The plan of a seed with some faults set: `replicas` and `purge_at` too."""
+    found = plan(seed)
+    for name, value in faults.items():
+        setattr(found if hasattr(found, name) else found.faults, name, value)
+    return found
+
+
+def _storm(faults: Faults, dice: Random) -> None:
+    """Some faults at once and often: only so do they meet in one and the same moment."""
+    for name in dice.sample(sorted(FAULTS), 3):
+        setattr(faults, name, FAULTS[name] * 4)
+    faults.pause_for = 60.0
+
+
+FAULTS = {
     "lost_ack": 0.05,
     "committed_error": 0.05,
     "late_write": 0.03,
@@ -98,18 +127,33 @@ def _for_a_client(faults: Faults) -> Faults:
     return spared
 
 
-def run(plan: Plan, around: Callable[[Engine], None] | None = None) -> Report:
-    """Carry out a plan in virtual time and check it."""
+@dataclass(slots=True)
+class Finished:
+    """A run that is over and not yet checked."""
+
+    server: MemoryServer
+    book: Ledgerbook
+    evidence: Evidence
+    told: list[Told]
+
+
+def run(plan: Plan, plant: Callable[[Finished], None] | None = None) -> Report:
+    """Carry out a plan in virtual time and check it; `plant` may spoil what the checker gets to see."""
     loop = VirtualTimeLoop(plan.seed if plan.scheduled else None, keep_order=True)
+    # Finalizers run when the collector says so, which depends on what ran before in this process.
+    collecting = gc.isenabled()
+    gc.disable()
     try:
-        return loop.run_until_complete(_whole(loop, plan, around))
+        return loop.run_until_complete(_whole(loop, plan, plant))
     finally:
         clear(loop)
         loop.close()
+        if collecting:
+            gc.enable()
 
 
-async def _whole(loop: VirtualTimeLoop, plan: Plan, around: Callable[[Engine], None] | None) -> Report:
-    return await _Run(loop, plan, around).whole()
+async def _whole(loop: VirtualTimeLoop, plan: Plan, plant: Callable[[Finished], None] | None) -> Report:
+    return await _Run(loop, plan, plant).whole()
 
 
 def _where(task: asyncio.Task[None]) -> list[str]:
@@ -125,9 +169,9 @@ def _where(task: asyncio.Task[None]) -> list[str]:
 
 
 class _Run:
-    def __init__(self, loop: VirtualTimeLoop, plan: Plan, around: Callable[[Engine], None] | None) -> None:
+    def __init__(self, loop: VirtualTimeLoop, plan: Plan, plant: Callable[[Finished], None] | None) -> None:
         self.plan = plan
-        self.around = around
+        self.plant = plant
         self.server = MemoryServer(seed=plan.seed, shards=2, replicas=plan.replicas, ack_wait=TUNING.ack_wait)
         self.evidence = Evidence(self.server)
         self.evidence.watch()
@@ -153,7 +197,7 @@ class _Run:
                 users.append(asyncio.create_task(self._rival(each.rival, after)))
         if plan.purge_at is not None:
             self.server.after(plan.purge_at, self._purge)
-        await asyncio.wait(users, timeout=LONGEST / 4)
+        await asyncio.wait(users, timeout=plan.heal_after)
         plan.faults.heal()
         _, late = await asyncio.wait(users, timeout=LONGEST)
         for task in users:
@@ -163,12 +207,18 @@ class _Run:
             elif (error := task.exception()) is not None:
                 self.broken.append(f"a user met {error!r}")
         await self._drained()
-        boundaries = self.worlds[0].boundaries
+        first = {world.name: world.boundaries for world in self.worlds}
+        boundaries = [first.get(f"w{slot}.1", 0) for slot in range(plan.workers)]
         self.over = True
-        found = await check(self.server, self.book, told, interpreter, self.evidence, plan.faults)
+        if self.plant is not None:
+            self.plant(Finished(self.server, self.book, self.evidence, told))
+        reached: Counter[str] = Counter()
+        found = await check(self.server, self.book, told, [interpreter], self.evidence, plan.faults, reached)
         violations = self.broken + found
+        attempts = len(self.book.attempts)
+        digest = trace(self.server, self.book, self.evidence)
         return Report(
-            plan.seed, violations, plan.faults.fired, len(told), len(self.book.attempts), boundaries, told
+            plan.seed, violations, plan.faults.fired, len(told), attempts, boundaries, told, reached, digest
         )
 
     async def _user(self, told: Told, cancel: float | None) -> None:
@@ -194,12 +244,14 @@ class _Run:
             told.outcome = CONFLICT
             return None
         told.acknowledged = True
+        told.starts += 1
         return handle
 
     async def _rival(self, told: Told, after: float) -> None:
         """Start the same id with another program at about the same time: one of the two is a conflict."""
         world = self.server.world(f"rival-{told.id}", faults=_for_a_client(self.plan.faults))
         await asyncio.sleep(self.begins[told.id] + after - 0.5)
+        self.plan.faults.fired["rival"] += 1
         handle = await self._start(Client(world), told)
         if handle is not None:
             await self._wait(handle, told)
@@ -250,7 +302,7 @@ class _Run:
             name = f"w{number}.{life}"
             skew = self.dice.uniform(-2, 2) if self.plan.faults.clock_jump else 0.0
             world = self.server.world(name, faults=self.plan.faults, skew=skew)
-            if life == 1 and number == 0 and self.plan.crash_at is not None:
+            if life == 1 and number == self.plan.crash_slot and self.plan.crash_at is not None:
                 world.crash_after(self.plan.crash_at)
             self.worlds.append(world)
             self.evidence.watch_process(world)
@@ -260,8 +312,6 @@ class _Run:
     async def _live(self, world: MemoryWorld, name: str) -> None:
         engine = Engine(world, [interpreter], replace(TUNING, label=name))
         engine.workshop.state = Record(self.book, name)
-        if self.around is not None:
-            self.around(engine)
         task = world.spawn(self._engine(world, engine))
         if self.dice.random() < 0.3:
             world.spawn(self._drain(engine, self.dice.random() * 40))

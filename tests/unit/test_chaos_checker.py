@@ -326,6 +326,13 @@ def test_a_completed_saga_is_not_undone() -> None:
     assert check(evidence).violations == []
 
 
+def test_a_recovery_with_another_fault_meanwhile_is_told_apart() -> None:
+    evidence = healthy()
+    verdict = check(replace(evidence, faults=[*evidence.faults, Fault("server", 9, 5 * SECOND, 6 * SECOND)]))
+    assert verdict.recoveries == []
+    assert verdict.mixed_recoveries == [pytest.approx(2.1)]
+
+
 def test_a_pause_past_the_lease_forbids_commits_and_a_shorter_one_does_not() -> None:
     evidence = healthy()
     for seconds, dead in ((3, True), (1, False)):

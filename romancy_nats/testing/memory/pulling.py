@@ -61,6 +61,8 @@ class Puller:
         self._buffer: deque[Delivery] = deque()
         self._credit = 0
         self._waiters: dict[asyncio.Future[None], None] = {}
+        self._pulls: dict[Pull, None] = {}
+        self._closed = False
 
     async def arrived(self, most: int) -> None:
         """Wait until something is there, or the time is over. Cancelling it loses nothing."""
@@ -74,6 +76,14 @@ class Puller:
     def take(self, most: int) -> list[Delivery]:
         return [self._buffer.popleft() for _ in range(min(most, len(self._buffer)))]
 
+    def close(self) -> None:
+        """Ask for nothing more; give back what was not handed out, also what is still on its way."""
+        self._closed = True
+        for pull in list(self._pulls):
+            pull.close()
+        for delivery in self.take(len(self._buffer)):
+            delivery.nak()
+
     def _ask(self, most: int) -> None:
         have = len(self._buffer) + self._credit
         if most < 1 or 2 * have > most or self._process.dead:
@@ -83,7 +93,7 @@ class Puller:
 
     def _open(self, most: int) -> None:
         server = self._process.server
-        if self._process.dead:
+        if self._process.dead or self._closed:
             return
         if server.down:
             # The client asks again once it is connected again.
@@ -91,6 +101,7 @@ class Puller:
             return
         pull = Pull(self._consumer, most, PULL_WAIT, self._hear, self._over)
         self._process.subscriptions[pull] = None
+        self._pulls[pull] = None
         self._consumer.serve()
 
     def _hear(self, handed: Handed) -> None:
@@ -104,11 +115,15 @@ class Puller:
 
     def _arrive(self, delivery: Delivery) -> None:
         self._credit = max(0, self._credit - 1)
+        if self._closed:
+            delivery.nak()
+            return
         self._buffer.append(delivery)
         self._wake()
 
     def _over(self, pull: Pull, left: int) -> None:
         self._process.subscriptions.pop(pull, None)
+        self._pulls.pop(pull, None)
         self._credit = max(0, self._credit - left)
         self._process.here(0, self._wake)
 

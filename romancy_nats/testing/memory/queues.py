@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 
 from romancy_nats.core.headers import TRUNCATED, dead_letter_headers, message_headers, starts
@@ -33,8 +32,8 @@ class MemoryQueues:
 
     async def stop_pulling(self) -> None:
         for puller in self._pullers.values():
-            for delivery in puller.take(sys.maxsize):
-                delivery.nak()
+            puller.close()
+        self._pullers.clear()
 
     async def fetch(self, source: Source) -> Delivery | None:
         stream = self._server.streams.get(source.stream)

@@ -1,0 +1,1 @@
+"""A Promela model of the protocol, one mutant for each guard, and what runs them."""

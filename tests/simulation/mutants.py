@@ -1,0 +1,106 @@
+"""Which mutants of the engine are tried: the law each breaks, a seed that shows it, and the rule that has to see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.simulation import guards_of_ownership as ownership
+from tests.simulation import guards_of_work as work
+
+Patch = pytest.MonkeyPatch
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One guard taken out. `lean` sets faults of the seed's plan; from `seed` on some seed shows the words `seen`."""
+
+    law: str
+    change: Callable[[Patch], None]
+    seed: int
+    seen: str
+    lean: dict[str, float] = field(default_factory=dict[str, float])
+
+    @property
+    def name(self) -> str:
+        return self.change.__name__
+
+
+def both(*changes: Callable[[Patch], None]) -> Callable[[Patch], None]:
+    """Two guards taken out at once, where either alone makes up for the other."""
+
+    def change(patch: Patch) -> None:
+        for each in changes:
+            each(patch)
+
+    change.__name__ = " and ".join(each.__name__ for each in changes)
+    return change
+
+
+_WRITES = ("lost_ack", "committed_error", "late_write", "lost_write", "no_responders")
+QUIET: dict[str, float] = dict.fromkeys((*_WRITES, "outage", "pause", "slow"), 0.0)
+STALLING: dict[str, float] = {"pause": 0.1, "pause_for": 60, "no_responders": 0.2, "crash": 0}
+SHORT_STALLS: dict[str, float] = {"pause": 0.1, "pause_for": 20, "latency": 0.3}
+
+LATE: dict[str, float] = {"late_write": 0.1, "crash": 0.04, "latency": 1.0, "workers": 2}
+STALE: dict[str, float] = {"stale_read": 0.5, "stale_by": 30, "replicas": 3, "crash": 0.02}
+ALONE: dict[str, float] = {**STALLING, "pause_for": 30, "late_expiry": 0, "workers": 1}
+
+MUTANTS = (
+    Mutant("L1", ownership.commit_not_fenced, 92, "fenced on another revision"),
+    Mutant("L1", ownership.message_claims_before_the_first_commit, 69, "(L5)"),
+    Mutant("L1", ownership.conflict_is_joined, 2, "0 dead letters"),
+    Mutant("L1", ownership.conflict_runs, 14, "which lived"),
+    Mutant("L2", ownership.effects_before_commit, 1, "(L2)"),
+    Mutant("L2", work.abandoned_goes_on, 29, "its end was stored at", QUIET),
+    Mutant("L3", both(ownership.refused_commit_counts, work.lease_always_valid), 0, "(L2)", STALLING),
+    Mutant("L3", ownership.unanswered_counts_as_stored, 10, "gaps"),
+    Mutant("L3", ownership.resent_under_another_number, 10, "gaps"),
+    Mutant("L3", ownership.refused_record_counts_as_ours, 38, "its record says"),
+    Mutant("L4", ownership.claim_without_cas, 38, "which lived"),
+    Mutant("L4", ownership.rest_without_cas, 226, "its record says"),
+    Mutant("L4", ownership.load_before_claim, 230, "its end was stored at", LATE),
+    Mutant(
+        "L4",
+        ownership.replica_is_believed,
+        8,
+        "its end was stored at",
+        {"stale_read": 0.5, "stale_by": 30, "replicas": 3, "crash": 0.02},
+    ),
+    Mutant("L4", ownership.owner_is_not_asked, 11, "which lived"),
+    Mutant("L4", ownership.incarnation_used_again, 0, "a second time", {"lost_ack": 0.2}),
+    Mutant(
+        "L4",
+        ownership.lost_lease_drops_nothing,
+        0,
+        "whose lease was gone",
+        {**STALLING, "pause_for": 30, "late_expiry": 0, "workers": 1},
+    ),
+    Mutant("L5", work.ack_on_arrival, 0, "there is no record"),
+    Mutant("L5", work.ack_at_the_commit, 0, "(L5)"),
+    Mutant("L5", work.ack_while_it_runs, 0, "(L5)"),
+    Mutant("L5", work.forward_is_believed, 11, "(L5)"),
+    Mutant("L5", work.message_taken_twice, 38, "in its history twice"),
+    Mutant("L5", work.pending_not_begun_again, 1, "never ended"),
+    Mutant("L6", work.no_sweeper, 280, "never ended"),
+    Mutant("L6", work.sweeper_forgets_what_was_let_go, 284, "never ended", {"purge_at": 5, "crash": 0.05}),
+    Mutant("L7", work.late_completion_counts, 63, "never began"),
+    Mutant("L7", work.completion_recorded_twice, 0, "has two results"),
+    Mutant("L8", work.time_runs_backwards, 238, "time runs backwards"),
+    Mutant("L8", work.timer_early, 0, "before it was due"),
+    Mutant("L8", work.firing_recorded_early, 29, "before it was due", {"clock_jump": 0.05, "latency": 0.3}),
+    Mutant("L9", work.client_takes_silence_for_yes, 2, "there is no record"),
+    Mutant("L9", work.client_waits_for_news_only, 16, "a user still waits"),
+    Mutant("L10", work.lease_always_valid, 2, "whose lease was gone", {"pause": 0.1, "pause_for": 60}),
+    Mutant("L10", work.nothing_held_back_is_begun, 13, "a user still waits", SHORT_STALLS),
+    Mutant("L10", work.put_off_turn_is_lost, 1, "never ended", STALLING),
+    Mutant("L10", work.ended_is_begun_again, 8, "its end was stored at", SHORT_STALLS),
+    Mutant("retry", work.one_attempt_too_few, 0, "was given up after"),
+    Mutant("retry", work.one_attempt_too_many, 0, "was tried 5 times"),
+    Mutant("saga", work.compensations_forward, 8, "owed"),
+    Mutant("saga", work.one_compensation_forgotten, 3, "owed"),
+    Mutant("saga", work.failed_is_compensated, 8, "owed"),
+    Mutant("saga", work.compensations_not_awaited, 3, "ended before its compensations"),
+)
