@@ -6,6 +6,7 @@ import builtins
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
 import anyio
@@ -41,7 +42,6 @@ class Client:
 
     def __init__(self, world: World, *, max_message: int = 1_000_000) -> None:
         self.world = world
-        self.outbox = Outbox(f"client-{world.chance.id()}", self.send)
         self._max_message = max_message
 
     @staticmethod
@@ -118,6 +118,11 @@ class Client:
     ) -> int:
         """How many instances `list` would give."""
         return len([info async for info in self.list(workflow=workflow, status=status)])
+
+    @cached_property
+    def outbox(self) -> Outbox:
+        """What this client sends on channels."""
+        return Outbox(f"client-{self.world.chance.id()}", self.send)
 
     async def send(self, message: Message) -> int:
         """Publish a message to an instance; returns its sequence once it is durable."""

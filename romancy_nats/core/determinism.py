@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import linecache
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -22,6 +24,17 @@ def calling_place() -> str:
         if not file.startswith((_HERE, _ASYNCIO)):
             return f"{file}:{frame.f_lineno} in {frame.f_code.co_name}"
         frame = frame.f_back
+    return ""
+
+
+def resting_place(root: asyncio.Task[None] | None, code: Callable[..., object]) -> str:
+    """Where the workflow function waits. A task's own stack ends at its root, so the chain of awaits is walked."""
+    waiting: object = root.get_coro() if root is not None else None
+    while waiting is not None:
+        frame: FrameType | None = getattr(waiting, "cr_frame", None)
+        if frame is not None and frame.f_code is getattr(code, "__code__", None):
+            return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+        waiting = getattr(waiting, "cr_await", None)
     return ""
 
 

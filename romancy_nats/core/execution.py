@@ -15,7 +15,6 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
-from types import FrameType
 from typing import Any, TypeVar, cast
 
 from romancy_nats.core import determinism
@@ -230,19 +229,9 @@ class Execution:
         self, position: int, expected: Event | None, produced: Command | None, index: int | None = None
     ) -> DeterminismError:
         place = self._places[index] if index is not None and index < len(self._places) else ""
-        place = place or self._resting_place()
+        place = place or determinism.resting_place(self._root, self.workflow.fn)
         want = cast("Command", expected) if expected is not None and is_command(expected) else None
         return determinism.mismatch(repr(self.key), (self._replayed, position + 1), want, produced, place)
-
-    def _resting_place(self) -> str:
-        """Where the workflow function waits. A task's own stack ends at its root, so the chain of awaits is walked."""
-        waiting: object = self._root.get_coro() if self._root is not None else None
-        while waiting is not None:
-            frame: FrameType | None = getattr(waiting, "cr_frame", None)
-            if frame is not None and frame.f_code is getattr(self.workflow.fn, "__code__", None):
-                return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
-            waiting = getattr(waiting, "cr_await", None)
-        return ""
 
     # --- what the workflow code does
 

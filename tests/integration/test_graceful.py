@@ -151,7 +151,7 @@ async def test_an_instance_that_only_waits_does_not_hold_up_the_drain(place: Pla
         began = time.monotonic()
         await worker.drain()
         assert time.monotonic() - began < 2
-        assert await handle.status() == "queued"
+        assert await handle.status() == "waiting_for_timer"
 
 
 async def test_a_cancel_reaches_an_instance_of_a_draining_worker(place: Place) -> None:

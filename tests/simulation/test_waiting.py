@@ -13,12 +13,12 @@ import pytest
 from romancy_nats import Client, EventTimeoutError, InstanceStatus, WorkflowContext, workflow
 from romancy_nats.errors import RomancyError
 from romancy_nats.runtime.engine import Engine
-from romancy_nats.testing.memory import Faults, MemoryServer
+from romancy_nats.testing.memory import MemoryServer
 from romancy_nats.testing.virtual_time import VirtualTimeLoop, clear
 from tests.simulation.schedule import LONGEST, TUNING, plan
 
-SCHEDULES = int(os.environ.get("ROMANCY_WAITING_SCHEDULES", "1000"))
-CHUNK = 250
+SCHEDULES = int(os.environ.get("ROMANCY_WAITING_SCHEDULES", "250"))
+CHUNK = 125
 MUST_FIRE = ("crash", "pause", "lost_ack", "late_write_landed", "duplicate", "outage", "drain", "stale_read")
 
 
