@@ -754,7 +754,7 @@ end:
   od
 }
 
-/* The world: a key that nobody renews expires, late writes land, a sweeper looks. */
+/* The world: a key that nobody renews expires, late writes land, messages come again, a sweeper looks. */
 #define HELD_BY(i, w) (name[w] == i && valid[w])
 #if NW > 2
 #define RENEWED(i) (HELD_BY(i, 0) || HELD_BY(i, 1) || HELD_BY(i, 2))
@@ -783,6 +783,16 @@ proctype network(byte k) {
 end:
   do
   :: atomic { late_kind[k] != 0 -> late_arrives(k) }
+  od
+}
+
+/* A message comes again although somebody holds it: its ack wait is over. */
+#define AGAIN(m) (faults > 0 && !acked[m] && !available[m])
+
+proctype redelivery(byte m) {
+end:
+  do
+  :: atomic { AGAIN(m) -> faults--; available[m] = true; changed() }
   od
 }
 
@@ -837,6 +847,9 @@ init {
     for (i_ : 0 .. LATE - 1) { run network(i_) }
 #ifdef SWEEPER
     run sweeper();
+#endif
+#ifndef MUTANT_WAKE_ONLY_IF_IDLE
+    for (i_ : START .. CANCEL) { run redelivery(i_) }
 #endif
     run at_the_end();
     i_ = 0

@@ -88,11 +88,10 @@ class Machine(RuleBasedStateMachine):
         """Again, or with another program, too: the first one that was accepted is the instance."""
         told = self._contender(id, PROGRAMS[program])
         options = interpreter.options(id=id)
-        existed = self._status(id)
         try:
             handle = self.run(self.client.start(options, told.program))
         except InstanceConflictError:
-            assert existed is not None, "a conflict with nothing"
+            assert self._status(id) is not None, "a conflict with nothing"
             told.outcome = told.outcome or CONFLICT
             return
         told.acknowledged = True
