@@ -12,7 +12,6 @@ import logging
 import zlib
 from asyncio import CancelledError
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from random import Random
 from typing import Any, TypeVar, cast
@@ -56,6 +55,7 @@ from romancy_nats.core.handlers import Handlers
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.limits import fitting
 from romancy_nats.core.loop import DeterministicLoop, Evicted, WorkflowTimer
+from romancy_nats.core.pending import PendingActivity, rebuilt
 from romancy_nats.core.plain import encode_plain
 from romancy_nats.core.saga import Saga, Undo
 from romancy_nats.core.waits import Waits
@@ -63,7 +63,6 @@ from romancy_nats.errors import (
     DeterminismError,
     DuplicateIdError,
     QueryError,
-    RetryExhaustedError,
     WorkflowRuleError,
     WorkflowTimeoutError,
 )
@@ -71,24 +70,6 @@ from romancy_nats.errors import (
 R = TypeVar("R")
 MICROSECONDS = 1_000_000
 _log = logging.getLogger("romancy.workflow")
-
-
-@dataclass(slots=True)
-class PendingActivity:
-    """A scheduled activity whose end is not recorded. Times are in µs.
-
-    `attempts` is how many failed, `heartbeat` their last details, `retry_at` when the next one may begin.
-    """
-
-    id: str
-    activity: Activity[..., Any]
-    input: bytes
-    future: asyncio.Future[ActivityCompleted | ActivityFailed]
-    began: int
-    compensates: str = ""
-    attempts: int = 0
-    heartbeat: bytes = b""
-    retry_at: int = 0
 
 
 class Execution:
@@ -268,7 +249,7 @@ class Execution:
             raise
         if type(event) is ActivityCompleted:
             return activity.result.decode(event.result)
-        raise _rebuilt(activity, event)  # type: ignore[arg-type]
+        raise rebuilt(activity, event)  # type: ignore[arg-type]
 
     def emit_value(self, value: object, *, durable: bool) -> None:
         """Workflow code tells something to whoever watches."""
@@ -498,12 +479,3 @@ class Execution:
         """Close the workflow code for good; every later call in it raises, its commands go nowhere."""
         self.ending = self.ending or WorkflowTerminated("evicted")
         self.loop.close_all()
-
-
-def _rebuilt(activity: Activity[..., Any], event: ActivityFailed) -> BaseException:
-    error = Failure.decode(event.failure).rebuild(activity.errors)
-    if not event.exhausted:
-        return error
-    exhausted = RetryExhaustedError(activity.name, event.attempt, error)
-    exhausted.__cause__ = error
-    return exhausted

@@ -32,7 +32,9 @@ class JetStreamArchive:
         self._shards = shards
         self._prefix = ack_prefix(subjects.archive_stream)
 
-    async def store(self, key: InstanceKey, generation: int, commits: Sequence[bytes]) -> Sequence[int] | None:
+    async def store(
+        self, key: InstanceKey, generation: int, commits: Sequence[bytes]
+    ) -> Sequence[int] | None:
         """Copy a whole history; the places to read it from, or None when that is not certain (do it again)."""
         places: list[int] = []
         subject = self._subjects.archive(key.workflow)
@@ -63,7 +65,9 @@ class JetStreamArchive:
         """Remove the commits of an archived generation from the ledger; False when that is not certain."""
         p = key.shard(self._shards)
         every = self._subjects.commits(p, key, generation)
-        answer = await ask(self._connection, f"STREAM.PURGE.{self._subjects.shard_stream(p)}", {"filter": every})
+        answer = await ask(
+            self._connection, f"STREAM.PURGE.{self._subjects.shard_stream(p)}", {"filter": every}
+        )
         return not answer.code
 
     async def seal(self, key: InstanceKey, record: InstanceRecord, expected: int, ttl: float) -> WriteReply:

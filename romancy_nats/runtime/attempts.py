@@ -14,10 +14,10 @@ import anyio
 import anyio.to_thread
 
 from romancy_nats.core.events import ActivityAttemptFailed, ActivityCompleted, ActivityFailed
-from romancy_nats.core.execution import PendingActivity
 from romancy_nats.core.failure import Failure
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.payload import ValueCodec
+from romancy_nats.core.pending import PendingActivity
 from romancy_nats.core.plain import encode_plain
 from romancy_nats.core.retry import RetryPolicy
 from romancy_nats.errors import ActivityTimeoutError, PayloadError, PayloadTooLargeError

@@ -15,7 +15,8 @@ from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
 from romancy_nats.errors import PayloadError, RomancyError, WorkflowRuleError
 from romancy_nats.ports import Held, Refused
-from romancy_nats.runtime.instance import Instance, Owner
+from romancy_nats.runtime.instance import Instance
+from romancy_nats.runtime.owner import Owner
 from romancy_nats.runtime.writing import read_commits, write_record
 
 _log = logging.getLogger("romancy.worker")
@@ -60,9 +61,9 @@ def _collect_waits(
         if isinstance(event, WaitStarted):
             started[event.id] = event
             if not unsettled:
-                instance.registrations.known(event)
+                instance.effects.registrations.known(event)
         elif isinstance(event, WaitEnded) and not unsettled:
-            instance.registrations.registered.pop(event.id, None)
+            instance.effects.registrations.registered.pop(event.id, None)
         elif isinstance(event, WaitEnded) and unsettled and event.id in started:
             instance.over.append(started[event.id])
 

@@ -6,7 +6,7 @@ from romancy_nats.core.ids import InstanceKey
 from romancy_nats.errors import InvalidNameError
 from romancy_nats.ports import Delivery
 from romancy_nats.runtime.claim import microseconds
-from romancy_nats.runtime.instance import HeldDelivery
+from romancy_nats.runtime.owner import HeldDelivery
 from romancy_nats.runtime.ownership import Ownership
 from romancy_nats.runtime.writing import read_record
 

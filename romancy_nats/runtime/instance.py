@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol, cast
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple, cast
 
 from romancy_nats.core.commit import Commit, encode_commit, split
 from romancy_nats.core.events import (
-    ActivityAbandoned,
     ActivityAttemptFailed,
     ActivityCompleted,
     ActivityFailed,
@@ -23,14 +22,9 @@ from romancy_nats.core.events import (
     Delivered,
     Ending,
     Event,
-    EventReceived,
     MessageReceived,
-    TimerCancelled,
     TimerFired,
     TimerStarted,
-    UpdateAnswered,
-    UpdateRequested,
-    WaitEnded,
     WaitStarted,
 )
 from romancy_nats.core.execution import Execution
@@ -38,50 +32,18 @@ from romancy_nats.core.headers import MESSAGE_ID
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
 from romancy_nats.errors import PayloadTooLargeError, RomancyError, WorkflowRuleError
-from romancy_nats.ports import Delivery, Refusal, Refused, World, WriteReply
-from romancy_nats.runtime.alarms import Alarms, idle, next_due
-from romancy_nats.runtime.attempts import Attempts, Workshop
-from romancy_nats.runtime.lease import Lease
+from romancy_nats.ports import Refusal, Refused, WriteReply
+from romancy_nats.runtime.admission import is_early, is_moot, weight
+from romancy_nats.runtime.alarms import idle, next_due
+from romancy_nats.runtime.effects import Effects
+from romancy_nats.runtime.owner import HeldDelivery, Owner
 from romancy_nats.runtime.progress import EMITTED, write_progress
-from romancy_nats.runtime.registrations import Registrations
-from romancy_nats.runtime.tuning import Tuning
 from romancy_nats.runtime.writing import read_commit, write_record
 
 _log = logging.getLogger("romancy.worker")
 _MICROSECONDS = 1_000_000
-_RETRY = "retry:"
-_LONGEST_GAP = 3
-"""Times the ack wait: so long an earlier message of the same sender is waited for."""
 _ROOM = 40_000
 _AFTER_A_REFUSAL = 5.0
-
-
-class Owner(Protocol):
-    """What an instance needs from the worker that owns it."""
-
-    world: World
-    tuning: Tuning
-    lease: Lease
-    workshop: Workshop
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]: ...
-    def turn_over(self, instance: Instance) -> None:
-        """The instance has ended, stalled, or has nothing left to wait for: bring it to rest."""
-
-    def update_answered(self, instance: Instance, answered: UpdateAnswered) -> None:
-        """Tell whoever waits for an update; it is recorded."""
-
-    def memory_lost(self, instance: Instance) -> None:
-        """A write was refused: the memory is worthless; look at the record again (L3)."""
-
-
-@dataclass(slots=True)
-class HeldDelivery:
-    """A message that is acknowledged when the instance rests. `commit` is the one that holds it, 0 for none yet."""
-
-    delivery: Delivery
-    commit: int = 0
-    moot: bool = False
 
 
 class Sent(NamedTuple):
@@ -119,9 +81,7 @@ class Instance:
         self._carried: list[HeldDelivery] = []
         self._portions: list[tuple[list[Event], int, bool]] = []
         self._sent = Sent(0, b"", "", 0)
-        self._attempts: dict[str, Attempts] = {}
-        self.alarms = Alarms(owner.world.clock)
-        self.registrations = Registrations(self)
+        self.effects = Effects(self)
         self.over: list[WaitStarted] = []
         self._linger: asyncio.TimerHandle | None = None
         self._early: list[tuple[Delivered, HeldDelivery | None]] = []
@@ -159,7 +119,7 @@ class Instance:
 
     def ended(self, event: ActivityCompleted | ActivityFailed) -> None:
         """An activity ended (told by its attempts)."""
-        self._attempts.pop(event.id, None)
+        self.effects.attempts.pop(event.id, None)
         self.give(event)
 
     def announce(self, type: str, data: bytes) -> None:
@@ -171,7 +131,7 @@ class Instance:
     def attempt_failed(self, event: ActivityAttemptFailed, *, commit: bool) -> None:
         """An attempt failed and another follows: recorded now, or with whatever comes next."""
         if event.retry_at:
-            self._attempts.pop(event.id, None)
+            self.effects.attempts.pop(event.id, None)
         if commit:
             self.give(event)
         elif not self.dropped:
@@ -189,15 +149,15 @@ class Instance:
         self._batch = list(owed)
         for id in self.execution.activities:
             if not any(isinstance(c, ActivityScheduled) and c.id == id for c in owed):
-                self._begin_activity(id)
+                self.effects.begin(id)
         for id in self.execution.timers:
             if not any(isinstance(c, TimerStarted) and c.id == id for c in owed):
-                self._arm(id)
+                self.effects.arm(id)
         for wait in self.execution.waiting.open.values():
             if not any(isinstance(c, WaitStarted) and c.id == wait.started.id for c in owed):
-                self.registrations.begin(wait.started)
+                self.effects.registrations.begin(wait.started)
         for started in self.over:
-            self.registrations.forget(started)
+            self.effects.registrations.forget(started)
         self.over.clear()
         self._turn()
 
@@ -209,8 +169,8 @@ class Instance:
         # An end that came in the doubtful while waits in the inbox: its activity is not to be run again.
         ended = {e.id for e, _ in self._inbox if isinstance(e, ActivityCompleted | ActivityFailed)}
         for id in self.execution.activities:
-            if id not in self._attempts and id not in owed | ended:
-                self._begin_activity(id)
+            if id not in self.effects.attempts and id not in owed | ended:
+                self.effects.begin(id)
         # Also with nothing in hand: a turn that was put off may be the one that sees that the instance has ended.
         self._turn()
 
@@ -245,7 +205,7 @@ class Instance:
         size = 0
         while self._inbox:
             event, held = self._inbox[0]
-            size += _weight(event)
+            size += weight(event)
             if batch and size > self.owner.tuning.max_message // 2:
                 break
             del self._inbox[0]
@@ -267,14 +227,14 @@ class Instance:
         """Whether the workflow is to see it now."""
         if self.execution.ending is not None:
             return False
-        if self._is_late(event):
+        if is_moot(self.execution, event):
             # Moot: whoever waited has its answer, or waits no longer. Nothing is lost by acknowledging it.
             if held is not None:
                 held.moot = True
             return False
         if held is None:
             return True
-        if self._is_early(event, held):
+        if is_early(self, event, held):
             self._early.append((event, held))
             return False
         self._carried.append(held)
@@ -286,24 +246,6 @@ class Instance:
         if (source.stream, source.sequence) in self.execution.seen:
             return True
         return held.delivery.headers.get(MESSAGE_ID, "") in self.execution.seen_ids
-
-    def _is_early(self, event: Delivered, held: HeldDelivery) -> bool:
-        """Whether an earlier message of the same sender is still on its way; one that is lost is not waited for."""
-        if not isinstance(event, MessageReceived) or not event.order:
-            return False
-        waited = self.owner.world.clock.now() - held.delivery.time / _MICROSECONDS
-        if waited >= _LONGEST_GAP * self.owner.tuning.ack_wait:
-            return False
-        return self.execution.waiting.out_of_order(event.sender, event.order)
-
-    def _is_late(self, event: Delivered) -> bool:
-        if isinstance(event, ActivityCompleted | ActivityFailed | ActivityAttemptFailed):
-            return event.id not in self.execution.activities
-        if isinstance(event, TimerFired):
-            return event.id not in self.execution.timers
-        if isinstance(event, EventReceived):
-            return event.wait not in self.execution.waiting.open
-        return False
 
     def _commit(self, batch: list[Event], now: int, open: bool) -> None:
         self._busy = True
@@ -383,7 +325,7 @@ class Instance:
             self.announce(EMITTED, value)
         self._emitted.clear()
         if self.stalled is None:
-            self._carry_out(batch)
+            self.effects.carry_out(batch)
         if self._inbox and self.stalled is None:
             self._turn()
         else:
@@ -431,7 +373,7 @@ class Instance:
 
     def may_rest(self) -> bool:
         """Whether only timers that are not due soon, events and messages are waited for (L6, L8)."""
-        if self._attempts or self._inbox or self._early or self._busy or self.stopping:
+        if self.effects.attempts or self._inbox or self._early or self._busy or self.stopping:
             return False
         if not idle(self.execution):
             return False
@@ -463,7 +405,7 @@ class Instance:
     def fall_asleep(self) -> None:
         """At rest: the workflow code stays in memory, nobody may touch it before `wake_up`."""
         self.dropped = True
-        self.alarms.clear()
+        self.effects.alarms.clear()
         self._early.clear()
         self._tell_confirmed()
 
@@ -516,82 +458,21 @@ class Instance:
         self._sent = Sent(self.commits + 1, data, id, self.revision)
         self._append(self._answered)
 
-    # --- effects, only after their commit
-
-    def _carry_out(self, batch: list[Event]) -> None:
-        for event in batch:
-            if isinstance(event, ActivityScheduled):
-                self._begin_activity(event.id)
-            elif isinstance(event, ActivityAbandoned):
-                self._give_up(event.id)
-            elif isinstance(event, TimerStarted):
-                self._arm(event.id)
-            elif isinstance(event, TimerCancelled):
-                self.alarms.cancel(event.id)
-            elif isinstance(event, ActivityAttemptFailed):
-                if event.retry_at and event.id in self.execution.activities:
-                    self._retry_later(event.id, event.retry_at)
-            else:
-                self._tell_others(event)
-
-    def _tell_others(self, event: Event) -> None:
-        if isinstance(event, WaitStarted):
-            self.registrations.begin(event)
-        elif isinstance(event, WaitEnded):
-            self.registrations.end(event.id)
-        elif isinstance(event, UpdateAnswered):
-            self.owner.update_answered(self, event)
-
-    def _begin_activity(self, id: str) -> None:
-        pending = self.execution.activities.get(id)
-        if pending is None or self.stopping or not self.owner.lease.valid():
-            return
-        if pending.retry_at > self.owner.world.clock.now() * _MICROSECONDS:
-            self._retry_later(id, pending.retry_at)
-            return
-        attempts = Attempts(self.owner.workshop, self.key, pending, self)
-        self._attempts[id] = attempts
-        attempts.task = self.owner.spawn(attempts.run())
-
-    def _give_up(self, id: str) -> None:
-        attempts = self._attempts.pop(id, None)
-        if attempts is not None:
-            attempts.give_up()
-
-    def _arm(self, id: str) -> None:
-        timer = self.execution.timers.get(id)
-        if timer is not None and not self.stopping:
-            self.alarms.set(id, round(timer.when() * _MICROSECONDS), self._fired)
-
-    def _fired(self, id: str) -> None:
-        timer = self.execution.timers.get(id)
-        if timer is not None:
-            # Its time has come, even if somebody sets the clock back before the commit is made (L8).
-            self.last_time = max(self.last_time, round(timer.when() * _MICROSECONDS))
-            self.give(TimerFired(id))
-
-    def _retry_later(self, id: str, due: int) -> None:
-        if not self.stopping:
-            self.alarms.set(_RETRY + id, due, lambda alarm: self._begin_activity(alarm.removeprefix(_RETRY)))
+    # --- the end of the memory
 
     def fire_due(self, now: int) -> None:
         """Let everything fire that is due by the server's clock, which woke the instance (L8)."""
         self.last_time = max(self.last_time, now)
         for id, timer in list(self.execution.timers.items()):
             if round(timer.when() * _MICROSECONDS) <= now:
-                self.alarms.cancel(id)
+                self.effects.alarms.cancel(id)
                 self._inbox.append((TimerFired(id), None))
         for pending in self.execution.activities.values():
             pending.retry_at = 0 if pending.retry_at <= now else pending.retry_at
 
-    # --- the end of the memory
-
     async def come_to_a_stop(self, most: float) -> bool:
         """Give up attempts and timers, record what has arrived; whether the commit in flight is answered."""
-        for attempts in list(self._attempts.values()):
-            attempts.give_up()
-        self._attempts.clear()
-        self.alarms.clear()
+        self.effects.stop()
         self.stopping = True
         if self._inbox and not self._busy:
             self._turn()
@@ -607,7 +488,7 @@ class Instance:
     @property
     def at_work(self) -> bool:
         """Whether something is under way that can end by itself: an attempt, a commit, a step."""
-        return bool(self._attempts or self._inbox or self._busy)
+        return bool(self.effects.attempts or self._inbox or self._busy)
 
     def drop(self) -> None:
         """Forget the instance: nothing of it begins or is committed any more; its messages are given back."""
@@ -624,24 +505,9 @@ class Instance:
 
     def close(self) -> None:
         """Stop attempts and timers and close the workflow code."""
-        for attempts in list(self._attempts.values()):
-            attempts.give_up()
-        self._attempts.clear()
-        self.alarms.clear()
+        self.effects.stop()
         self.execution.evict()
 
 
 def _ignore(_handle: asyncio.Handle) -> None:
     """The loop runs it; there is nothing to wait for."""
-
-
-def _weight(event: Delivered) -> int:
-    if isinstance(event, ActivityCompleted):
-        return len(event.result) + 64
-    if isinstance(event, ActivityFailed | ActivityAttemptFailed):
-        return len(event.failure) + 64
-    if isinstance(event, EventReceived | MessageReceived):
-        return len(event.data) + 512
-    if isinstance(event, UpdateRequested):
-        return len(event.input) + 512
-    return 512

@@ -13,7 +13,8 @@ from romancy_nats.core.starting import StartRequest, read_start
 from romancy_nats.errors import InvalidNameError, StartRejectedError
 from romancy_nats.ports import Delivery, Held, Refused
 from romancy_nats.runtime.claim import microseconds
-from romancy_nats.runtime.instance import HeldDelivery, Instance
+from romancy_nats.runtime.instance import Instance
+from romancy_nats.runtime.owner import HeldDelivery
 from romancy_nats.runtime.ownership import Ownership
 from romancy_nats.runtime.rejection import record_rejection
 from romancy_nats.runtime.writing import read_record, write_record

@@ -11,8 +11,9 @@ from romancy_nats.core.record import InstanceRecord, InstanceStatus
 from romancy_nats.errors import InvalidNameError, RetentionError
 from romancy_nats.ports import Delivery, Held
 from romancy_nats.runtime.claim import microseconds
-from romancy_nats.runtime.instance import HeldDelivery, Instance
+from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.notices import rejection
+from romancy_nats.runtime.owner import HeldDelivery
 from romancy_nats.runtime.ownership import Ownership
 from romancy_nats.runtime.reading import UNREADABLE, is_of_another_generation, read_message
 from romancy_nats.runtime.registrations import forget_stray

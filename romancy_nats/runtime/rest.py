@@ -15,7 +15,8 @@ from romancy_nats.core.waits import EVENT
 from romancy_nats.ports import Refused, WriteReply
 from romancy_nats.runtime.alarms import next_due
 from romancy_nats.runtime.claim import microseconds
-from romancy_nats.runtime.instance import HeldDelivery, Instance
+from romancy_nats.runtime.instance import Instance
+from romancy_nats.runtime.owner import HeldDelivery
 from romancy_nats.runtime.writing import write_record
 
 _log = logging.getLogger("romancy.worker")
@@ -91,8 +92,8 @@ def _waiting(rested: InstanceRecord, instance: Instance) -> InstanceRecord:
 async def settle_effects(instance: Instance) -> None:
     """What has to be on the server before the rest (L5): registrations, and the wake-up for the earliest timer."""
     if instance.execution.ending is not None:
-        instance.registrations.end_all()
-    await instance.registrations.done()
+        instance.effects.registrations.end_all()
+    await instance.effects.registrations.done()
     due = next_due(instance.execution) if instance.waits else 0
     pause = _PAUSE
     while (due or instance.record.next_due) and not instance.dropped:

@@ -14,10 +14,11 @@ from romancy_nats.core.saga import Saga
 from romancy_nats.handle import WorkflowHandle
 from romancy_nats.runtime import instance as instance_module
 from romancy_nats.runtime.engine import Engine
-from romancy_nats.runtime.instance import HeldDelivery, Instance
+from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.intake import Intake
 from romancy_nats.runtime.lease import Lease
 from romancy_nats.runtime.messages import Messages
+from romancy_nats.runtime.owner import HeldDelivery
 from romancy_nats.runtime.ownership import Ownership
 from romancy_nats.runtime.sweeper import Sweeper
 
@@ -79,7 +80,7 @@ def message_taken_twice(patch: Patch) -> None:
         event = messages_event(kind, delivery, delivery.headers.get("Nats-Msg-Id", ""))
         instance.give(event, held) if begin else instance.expect(event, held)
 
-    from romancy_nats.runtime.messages import _event as messages_event
+    from romancy_nats.runtime.reading import read_message as messages_event
 
     patch.setattr(Messages, "_take", take)
     patch.setattr(Instance, "_is_known", lambda self, held: False)
@@ -279,8 +280,8 @@ def ended_is_begun_again(patch: Patch) -> None:
         if self.dropped or self._busy:
             return
         for id in self.execution.activities:
-            if id not in self._attempts:
-                self._begin_activity(id)
+            if id not in self.effects.attempts:
+                self.effects.begin(id)
         if self._inbox:
             self._turn()
 

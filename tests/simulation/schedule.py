@@ -22,7 +22,13 @@ from tests.simulation.program import Program, interpreter, make
 from tests.simulation.record import Ledgerbook, Record
 
 TUNING = Tuning(
-    lease_ttl=15.0, ack_wait=16.0, sweep_every=60.0, grace=5.0, forward_timeout=4.0, max_takeovers=1_000_000
+    lease_ttl=15.0,
+    ack_wait=16.0,
+    sweep_every=60.0,
+    grace=5.0,
+    forward_timeout=4.0,
+    max_takeovers=1_000_000,
+    archive_after=1e9,
 )
 LONGEST = 14_400.0
 

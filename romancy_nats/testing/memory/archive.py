@@ -23,7 +23,9 @@ class MemoryArchive:
         self._process = process
         self._server = process.server
 
-    async def store(self, key: InstanceKey, generation: int, commits: Sequence[bytes]) -> Sequence[int] | None:
+    async def store(
+        self, key: InstanceKey, generation: int, commits: Sequence[bytes]
+    ) -> Sequence[int] | None:
         data = msgpack.packb(list(commits))
 
         def effect(answer: Answer) -> None:

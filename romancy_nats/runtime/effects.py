@@ -1,0 +1,104 @@
+"""What an owned instance has under way: attempts, timers, registrations. Begun only after their commit (L2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from romancy_nats.core.events import (
+    ActivityAbandoned,
+    ActivityAttemptFailed,
+    ActivityScheduled,
+    Event,
+    TimerCancelled,
+    TimerFired,
+    TimerStarted,
+    UpdateAnswered,
+    WaitEnded,
+    WaitStarted,
+)
+from romancy_nats.runtime.alarms import Alarms
+from romancy_nats.runtime.attempts import Attempts
+from romancy_nats.runtime.registrations import Registrations
+
+if TYPE_CHECKING:
+    from romancy_nats.runtime.instance import Instance
+
+_MICROSECONDS = 1_000_000
+_RETRY = "retry:"
+
+
+class Effects:
+    """The effects of one instance."""
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+        self.attempts: dict[str, Attempts] = {}
+        self.alarms = Alarms(instance.owner.world.clock)
+        self.registrations = Registrations(instance)
+
+    def carry_out(self, batch: list[Event]) -> None:
+        """Begin what a commit asked for."""
+        for event in batch:
+            if isinstance(event, ActivityScheduled):
+                self.begin(event.id)
+            elif isinstance(event, ActivityAbandoned):
+                self.give_up(event.id)
+            elif isinstance(event, TimerStarted):
+                self.arm(event.id)
+            elif isinstance(event, TimerCancelled):
+                self.alarms.cancel(event.id)
+            elif isinstance(event, ActivityAttemptFailed):
+                if event.retry_at and event.id in self._instance.execution.activities:
+                    self._retry_later(event.id, event.retry_at)
+            else:
+                self._tell_others(event)
+
+    def _tell_others(self, event: Event) -> None:
+        if isinstance(event, WaitStarted):
+            self.registrations.begin(event)
+        elif isinstance(event, WaitEnded):
+            self.registrations.end(event.id)
+        elif isinstance(event, UpdateAnswered):
+            self._instance.owner.update_answered(self._instance, event)
+
+    def begin(self, id: str) -> None:
+        """Begin the attempts of a scheduled activity, or wait for the time of its next one."""
+        pending = self._instance.execution.activities.get(id)
+        if pending is None or self._instance.stopping or not self._instance.owner.lease.valid():
+            return
+        if pending.retry_at > self._instance.owner.world.clock.now() * _MICROSECONDS:
+            self._retry_later(id, pending.retry_at)
+            return
+        attempts = Attempts(self._instance.owner.workshop, self._instance.key, pending, self._instance)
+        self.attempts[id] = attempts
+        attempts.task = self._instance.owner.spawn(attempts.run())
+
+    def give_up(self, id: str) -> None:
+        """Nobody wants its result any more."""
+        attempts = self.attempts.pop(id, None)
+        if attempts is not None:
+            attempts.give_up()
+
+    def arm(self, id: str) -> None:
+        """Start a local timer."""
+        timer = self._instance.execution.timers.get(id)
+        if timer is not None and not self._instance.stopping:
+            self.alarms.set(id, round(timer.when() * _MICROSECONDS), self._fired)
+
+    def _fired(self, id: str) -> None:
+        timer = self._instance.execution.timers.get(id)
+        if timer is not None:
+            # Its time has come, even if somebody sets the clock back before the commit is made (L8).
+            self._instance.last_time = max(self._instance.last_time, round(timer.when() * _MICROSECONDS))
+            self._instance.give(TimerFired(id))
+
+    def _retry_later(self, id: str, due: int) -> None:
+        if not self._instance.stopping:
+            self.alarms.set(_RETRY + id, due, lambda alarm: self.begin(alarm.removeprefix(_RETRY)))
+
+    def stop(self) -> None:
+        """Give up all attempts and timers."""
+        for attempts in list(self.attempts.values()):
+            attempts.give_up()
+        self.attempts.clear()
+        self.alarms.clear()
