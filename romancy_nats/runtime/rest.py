@@ -138,7 +138,8 @@ def acknowledge(instance: Instance, *, let_go: bool = False) -> None:
             held.delivery.nak()
     instance.held.clear()
     if not instance.rested.done():
-        instance.rested.set_result(instance.record.commits)
+        # A forward that is told of a let-go would ack the only wake of an instance that nobody owns.
+        instance.rested.set_result(0 if let_go else instance.record.commits)
 
 
 def _is_owed(held: HeldDelivery) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import secrets
 import socket
 import time
@@ -95,12 +94,8 @@ def play(request: pytest.FixtureRequest) -> Play:
     replicas = 3 if kind.endswith("r3") else 1
     if kind.startswith("memory"):
         return lambda scenario: virtual_time.run(lambda: _act(lambda: memory_stage(replicas), scenario))
-    if replicas == 3:
-        if not os.environ.get("ROMANCY_TEST_R3"):
-            pytest.skip("three servers: set ROMANCY_TEST_R3=1")
-        url = request.getfixturevalue("nats_cluster")
-    else:
-        url = request.getfixturevalue("nats_server").url
+    url = request.getfixturevalue("nats_cluster" if replicas == 3 else "nats_server")
+    url = url if isinstance(url, str) else url.url
     return lambda scenario: asyncio.run(_act(lambda: jetstream_stage(url, replicas), scenario))
 
 

@@ -9,11 +9,18 @@ import os
 from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from romancy_nats import Client, InstanceConflictError, InstanceNotFoundError, InstanceStatus, WorkflowHandle
 from romancy_nats.errors import ServerUnavailableError, WorkflowError, WorkflowStalledError
@@ -46,6 +53,8 @@ LONGEST = 2_000.0
 
 class Machine(RuleBasedStateMachine):
     """What was asked of each instance is the model; `Told` is what came of it."""
+
+    reached: ClassVar[Counter[str]] = Counter()
 
     def __init__(self) -> None:
         super().__init__()
@@ -276,8 +285,10 @@ class Machine(RuleBasedStateMachine):
                 if each is not None and each.acknowledged:
                     self.run(self._conclude(each))
         self._as_asked()
-        every, reached = list(self.told.values()), Counter[str]()
-        found = self.run(check(self.server, self.book, every, VERSIONS, self.evidence, self.faults, reached))
+        every = list(self.told.values())
+        found = self.run(
+            check(self.server, self.book, every, VERSIONS, self.evidence, self.faults, self.reached)
+        )
         assert not found, "\n".join(found)
 
     async def _conclude(self, told: Told) -> None:
@@ -304,11 +315,40 @@ class Machine(RuleBasedStateMachine):
             assert self._status(id) in allowed, f"{id} is {self._status(id)}, asked was {self.asked.get(id)}"
 
 
-TestMachine = Machine.TestCase
-TestMachine.settings = settings(
+SETTINGS = settings(
     max_examples=EXAMPLES,
     stateful_step_count=STEPS,
     deadline=None,
     derandomize="ROMANCY_EXAMPLES" not in os.environ,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+MUST_REACH = (
+    "completed",
+    "failed",
+    "cancelled",
+    "terminated",
+    "stalled",
+    "takeover",
+    "conflict",
+    "TerminateRequested",
+)
+
+
+def test_any_order_of_calls_and_misfortunes() -> None:
+    Machine.reached.clear()
+    run_state_machine_as_test(Machine, settings=SETTINGS)  # type: ignore[no-untyped-call]
+    missing = [what for what in MUST_REACH if not Machine.reached[what]]
+    assert not missing, f"no example came to this, so they prove little: {missing}"
+
+
+def test_an_ended_instance_gets_no_second_ending_by_code_that_does_not_fit() -> None:
+    """Found by the machine: terminated, its worker killed before it rested, taken over by a worker with other code."""
+    machine = Machine()
+    machine.begin(replicas=1, seed=1)
+    for _ in range(3):
+        machine.deploy()
+    machine.start(id="a", program=0)
+    machine.stop(id="a", kind="terminate")
+    machine.kill_worker(which=0)
+    machine.teardown()
+    assert machine.reached["TerminateRequested"]

@@ -76,6 +76,7 @@ async def check(
         check_case(case, versions)
         found += case.found
         reached.update(type(placed.event).__name__ for placed in case.events)
+        reached.update({str(version.record.status) for version in case.versions})
         reached["takeover"] += len({v.record.owner for v in case.versions if v.record.owner}) > 1
         reached["conflict"] += told_of_conflict(each)
         reached["cancelled before its start"] += not case.commits

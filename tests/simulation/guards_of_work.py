@@ -14,6 +14,7 @@ from romancy_nats.core.saga import Saga
 from romancy_nats.handle import WorkflowHandle
 from romancy_nats.runtime import instance as instance_module
 from romancy_nats.runtime.engine import Engine
+from romancy_nats.runtime.effects import Effects
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.intake import Intake
 from romancy_nats.runtime.lease import Lease
@@ -118,18 +119,17 @@ def time_runs_backwards(patch: Patch) -> None:
 
 def timer_early(patch: Patch) -> None:
     def arm(self: Any, id: str) -> None:
-        timer = self.execution.timers.get(id)
-        if timer is not None and not self.stopping:
-            wait = (timer.when() - self.owner.world.clock.now()) / 2
-            loop = asyncio.get_running_loop()
-            self._timers[id] = loop.call_later(max(0.0, wait), fired, self, id)
+        instance = self._instance
+        timer = instance.execution.timers.get(id)
+        if timer is not None and not instance.stopping:
+            wait = (timer.when() - instance.owner.world.clock.now()) / 2
+            asyncio.get_running_loop().call_later(max(0.0, wait), fired, instance, id)
 
-    def fired(self: Any, id: str) -> None:
-        self._timers.pop(id, None)
-        if id in self.execution.timers:
-            self.give(instance_module.TimerFired(id))
+    def fired(instance: Any, id: str) -> None:
+        if id in instance.execution.timers:
+            instance.give(instance_module.TimerFired(id))
 
-    patch.setattr(Instance, "_arm", arm)
+    patch.setattr(Effects, "arm", arm)
 
 
 def firing_recorded_early(patch: Patch) -> None:
