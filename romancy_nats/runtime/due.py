@@ -59,7 +59,7 @@ class Due:
         if instance is None:
             return
         instance.held.append(HeldDelivery(delivery, max(1, instance.commits)))
-        instance.fire_due(now)
+        instance.effects.fire_due(now)
         self._ownership.go_on(instance)
 
 

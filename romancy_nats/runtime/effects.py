@@ -96,6 +96,17 @@ class Effects:
         if not self._instance.stopping:
             self.alarms.set(_RETRY + id, due, lambda alarm: self.begin(alarm.removeprefix(_RETRY)))
 
+    def fire_due(self, now: int) -> None:
+        """Let everything fire that is due by the server's clock, which woke the instance (L8)."""
+        instance = self._instance
+        instance.last_time = max(instance.last_time, now)
+        for id, timer in list(instance.execution.timers.items()):
+            if round(timer.when() * _MICROSECONDS) <= now:
+                self.alarms.cancel(id)
+                instance.expect(TimerFired(id))
+        for pending in instance.execution.activities.values():
+            pending.retry_at = 0 if pending.retry_at <= now else pending.retry_at
+
     def stop(self) -> None:
         """Give up all attempts and timers."""
         for attempts in list(self.attempts.values()):

@@ -23,7 +23,6 @@ from romancy_nats.core.events import (
     Ending,
     Event,
     MessageReceived,
-    TimerFired,
     TimerStarted,
     WaitStarted,
 )
@@ -105,7 +104,7 @@ class Instance:
         if not self._busy:
             self._turn()
 
-    def expect(self, event: Delivered, held: HeldDelivery) -> None:
+    def expect(self, event: Delivered, held: HeldDelivery | None = None) -> None:
         """Put something into the inbox of an instance that has not been taken up yet."""
         self._inbox.append((event, held))
 
@@ -180,8 +179,6 @@ class Instance:
         if violation is not None and self.stalled is None and not self.dropped:
             self.stalled = WorkflowRuleError(str(violation))
             self._settled()
-
-    # --- one turn: step, commit, carry out
 
     def _turn(self) -> None:
         if self.dropped or self.stalled is not None:
@@ -459,16 +456,6 @@ class Instance:
         self._append(self._answered)
 
     # --- the end of the memory
-
-    def fire_due(self, now: int) -> None:
-        """Let everything fire that is due by the server's clock, which woke the instance (L8)."""
-        self.last_time = max(self.last_time, now)
-        for id, timer in list(self.execution.timers.items()):
-            if round(timer.when() * _MICROSECONDS) <= now:
-                self.effects.alarms.cancel(id)
-                self._inbox.append((TimerFired(id), None))
-        for pending in self.execution.activities.values():
-            pending.retry_at = 0 if pending.retry_at <= now else pending.retry_at
 
     async def come_to_a_stop(self, most: float) -> bool:
         """Give up attempts and timers, record what has arrived; whether the commit in flight is answered."""

@@ -103,7 +103,7 @@ class Messages:
             return
         self._take(instance, delivery, kind, begin=False)
         if overdue:
-            instance.fire_due(now)
+            instance.effects.fire_due(now)
         self._ownership.go_on(instance)
 
     async def _after_the_end(

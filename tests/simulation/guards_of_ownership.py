@@ -12,8 +12,8 @@ from romancy_nats.runtime import claim as claim_module
 from romancy_nats.runtime import instance as instance_module
 from romancy_nats.runtime import intake as intake_module
 from romancy_nats.runtime import rest as rest_module
-from romancy_nats.runtime.engine import Engine
 from romancy_nats.runtime.effects import Effects
+from romancy_nats.runtime.engine import Engine
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.intake import Intake
 from romancy_nats.runtime.lease import Lease

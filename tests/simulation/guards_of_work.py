@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from romancy_nats import client as client_module
-from romancy_nats.core.events import ActivityCompleted, ActivityFailed
+from romancy_nats.core.events import ActivityCompleted, ActivityFailed, TimerFired
 from romancy_nats.core.execution import Execution
 from romancy_nats.core.saga import Saga
 from romancy_nats.handle import WorkflowHandle
 from romancy_nats.runtime import instance as instance_module
-from romancy_nats.runtime.engine import Engine
 from romancy_nats.runtime.effects import Effects
+from romancy_nats.runtime.engine import Engine
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.intake import Intake
 from romancy_nats.runtime.lease import Lease
@@ -127,7 +127,7 @@ def timer_early(patch: Patch) -> None:
 
     def fired(instance: Any, id: str) -> None:
         if id in instance.execution.timers:
-            instance.give(instance_module.TimerFired(id))
+            instance.give(TimerFired(id))
 
     patch.setattr(Effects, "arm", arm)
 
@@ -136,12 +136,12 @@ def firing_recorded_early(patch: Patch) -> None:
     """Between the look at the clock and the commit the clock may be set back."""
 
     def fired(self: Any, id: str) -> None:
-        before = self.last_time
+        before = self._instance.last_time
         real(self, id)
-        self.last_time = before
+        self._instance.last_time = before
 
     def give(self: Any, event: Any, held: Any = None) -> None:
-        if isinstance(event, instance_module.TimerFired):
+        if isinstance(event, TimerFired):
             self.last_time = self.commits and self._said
         real_give(self, event, held)
 
@@ -149,11 +149,11 @@ def firing_recorded_early(patch: Patch) -> None:
         self._said = now
         real_commit(self, batch, now, open)
 
-    real, real_give, real_commit = Instance._fired, Instance.give, Instance._commit
+    real, real_give, real_commit = Effects._fired, Instance.give, Instance._commit
     patch.setattr(Instance, "_said", 0, raising=False)
     patch.setattr(Instance, "give", give)
     patch.setattr(Instance, "_commit", commit)
-    patch.setattr(Instance, "_fired", fired)
+    patch.setattr(Effects, "_fired", fired)
 
 
 def lease_always_valid(patch: Patch) -> None:
