@@ -13,14 +13,13 @@ from romancy_nats.core.events import (
 )
 from romancy_nats.core.headers import KIND, MESSAGE_ID
 from romancy_nats.core.ids import InstanceKey
-from romancy_nats.core.record import InstanceStatus
+from romancy_nats.core.record import LONGEST_ERROR, InstanceStatus
 from romancy_nats.errors import InvalidNameError
 from romancy_nats.ports import Delivery, Held
-from romancy_nats.runtime.claim import microseconds
 from romancy_nats.runtime.instance import HeldDelivery, Instance
 from romancy_nats.runtime.ownership import Ownership
 from romancy_nats.runtime.rejection import end_unclaimed
-from romancy_nats.runtime.writing import read_commit, read_record
+from romancy_nats.runtime.writing import microseconds, read_commit, read_record
 
 _log = logging.getLogger("romancy.worker")
 ENDING_KINDS = {"cancel": InstanceStatus.CANCELLED, "terminate": InstanceStatus.TERMINATED}
@@ -65,12 +64,11 @@ class Messages:
     async def _nobody_there(self, key: InstanceKey, delivery: Delivery, kind: str) -> None:
         status = ENDING_KINDS.get(kind)
         if status is not None:
-            text = delivery.data.decode(errors="replace")
-            if await end_unclaimed(self._engine.world, key, status, text):
+            if await end_unclaimed(self._engine.world, key, status, _text(delivery)):
                 delivery.ack()
             else:
                 delivery.nak()
-        elif microseconds(self._engine) - delivery.time > _LONGEST_WAIT:
+        elif microseconds(self._engine.world) - delivery.time > _LONGEST_WAIT:
             await self._ownership.park(
                 delivery, f"InstanceNotFoundError: no instance {key.id!r} within a day"
             )
@@ -102,12 +100,11 @@ class Messages:
     async def _still_stalled(self, instance: Instance, delivery: Delivery, kind: str) -> None:
         """The code does not fit the history: a terminate needs no code, a cancel waits until it does."""
         if kind == "terminate":
-            source = delivery.source
-            event = TerminateRequested(delivery.data.decode(errors="replace"), source.stream, source.sequence)
+            event = _event(kind, delivery)
             held = HeldDelivery(delivery)
             instance.held.append(held)
             instance.stalled = None
-            instance.end_without_code([event, WorkflowTerminated(event.reason)], held)
+            instance.end_without_code([event, WorkflowTerminated(_text(delivery))], held)
             return
         if kind == "cancel":
             delivery.nak(_STALLED_PAUSE)
@@ -125,16 +122,20 @@ class Messages:
             return
         held = HeldDelivery(delivery)
         instance.held.append(held)
-        event = _event(kind, delivery, message_id)
+        event = _event(kind, delivery)
         if begin:
             instance.give(event, held)
         else:
             instance.expect(event, held)
 
 
-def _event(kind: str, delivery: Delivery, message_id: str) -> MessageEvent:
-    source = delivery.source
-    text = delivery.data.decode(errors="replace")[:4000]
+def _text(delivery: Delivery) -> str:
+    return delivery.data.decode(errors="replace")[:LONGEST_ERROR]
+
+
+def _event(kind: str, delivery: Delivery) -> MessageEvent:
+    source, text = delivery.source, _text(delivery)
+    message_id = delivery.headers.get(MESSAGE_ID, "")
     if kind == "cancel":
         return CancelRequested(text, source.stream, source.sequence, message_id)
     if kind == "terminate":

@@ -8,26 +8,24 @@ from dataclasses import replace
 
 from romancy_nats.core.events import WorkflowCancelled, WorkflowCompleted, WorkflowFailed, WorkflowTerminated
 from romancy_nats.core.failure import Failure
-from romancy_nats.core.record import InstanceRecord, InstanceStatus
+from romancy_nats.core.record import LONGEST_ERROR, InstanceRecord, InstanceStatus
 from romancy_nats.ports import Refused
-from romancy_nats.runtime.claim import microseconds
 from romancy_nats.runtime.instance import Instance
-from romancy_nats.runtime.writing import write_record
+from romancy_nats.runtime.writing import microseconds, write_record
 
 _log = logging.getLogger("romancy.worker")
-_LONGEST_ERROR = 4000
 
 
 def resting_record(instance: Instance, *, let_go: bool = False) -> InstanceRecord:
     """What the record says once nobody owns the instance."""
     owner = instance.owner
-    now = microseconds(owner)
+    now = microseconds(owner.world)
     rested = replace(instance.record, owner="", commits=instance.commits, updated=now, takeovers=0, code="")
     if let_go:
         return replace(rested, status=InstanceStatus.QUEUED)
     ending = instance.execution.ending
     if instance.stalled is not None:
-        text = f"{instance.stalled}"[:_LONGEST_ERROR]
+        text = f"{instance.stalled}"[:LONGEST_ERROR]
         code = instance.execution.workflow.code
         kind = type(instance.stalled).__name__
         return replace(rested, status=InstanceStatus.STALLED, error=text, error_type=kind, code=code)
@@ -37,7 +35,7 @@ def resting_record(instance: Instance, *, let_go: bool = False) -> InstanceRecor
             return replace(rested, status=InstanceStatus.COMPLETED, ended=now, result=inline)
         case WorkflowFailed(failure):
             told = Failure.decode(failure)
-            kind, text = told.error_type, told.message[:_LONGEST_ERROR]
+            kind, text = told.error_type, told.message[:LONGEST_ERROR]
             return replace(rested, status=InstanceStatus.FAILED, ended=now, error=text, error_type=kind)
         case WorkflowCancelled(reason):
             return replace(rested, status=InstanceStatus.CANCELLED, ended=now, error=reason)
