@@ -35,6 +35,7 @@ from romancy_nats.errors import PayloadTooLargeError, RomancyError, WorkflowRule
 from romancy_nats.ports import Delivery, Refusal, Refused, World, WriteReply
 from romancy_nats.runtime.attempts import Attempts, Workshop
 from romancy_nats.runtime.lease import Lease
+from romancy_nats.runtime.pace import Pace
 from romancy_nats.runtime.tuning import Tuning
 from romancy_nats.runtime.writing import microseconds, read_commit, write_record
 
@@ -51,6 +52,7 @@ class Owner(Protocol):
     tuning: Tuning
     lease: Lease
     workshop: Workshop
+    pace: Pace
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]: ...
     def turn_over(self, instance: Instance) -> None:
@@ -238,6 +240,7 @@ class Instance:
 
     def _commit(self, batch: list[Event], now: int, open: bool) -> None:
         self._busy = True
+        self.owner.pace.sent(self)
         id = self.owner.world.chance.id()
         data = encode_commit(id, self.incarnation, self.revision, now, batch, open)
         n = self.commits + 1
@@ -275,6 +278,7 @@ class Instance:
         self._confirm_carried()
         batch, self._batch = self._batch, []
         self._busy = False
+        self.owner.pace.answered(self)
         if self.dropped:
             return
         if self._begins_to_compensate():
@@ -443,6 +447,7 @@ class Instance:
         if self.dropped:
             return
         self.dropped = True
+        self.owner.pace.answered(self)
         self.close()
         for held in self.held:
             held.delivery.nak()
