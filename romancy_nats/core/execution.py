@@ -103,7 +103,7 @@ class Execution:
         self.owed: list[Command] = []
         self.on_violation: Callable[[], None] | None = None
         """Called when a rule of the loop is broken between steps, possibly from another thread."""
-        self._context = WorkflowContext(self, worker_id)
+        self._worker_id = worker_id
         self._commands: list[Command] = []
         self._places: list[str] = []
         self._counts: dict[str, int] = {}
@@ -340,19 +340,24 @@ class Execution:
 
     def _begin(self, started: WorkflowStarted) -> None:
         context = contextvars.Context()
-        context.run(enter_workflow, self._context)
-        self._root = self.loop.create_task(self._main(started), name=repr(self.key), context=context)
+        view = self._view()
+        context.run(enter_workflow, view)
+        self._root = self.loop.create_task(self._main(started, view), name=repr(self.key), context=context)
         if started.deadline:
             self.loop.call_at(started.deadline / MICROSECONDS, self._time_out, started)
+
+    def _view(self) -> WorkflowContext:
+        # Not kept: it refers to us, and would make a cycle.
+        return WorkflowContext(self, self._worker_id)
 
     def _time_out(self, started: WorkflowStarted) -> None:
         if self._cancel is None and self._interruptible and self._root is not None:
             self._timed_out = started.deadline / MICROSECONDS
             self._root.cancel("timeout")
 
-    async def _main(self, started: WorkflowStarted) -> None:
+    async def _main(self, started: WorkflowStarted, view: WorkflowContext) -> None:
         self._interruptible = True
-        ending = await self._body(started)
+        ending = await self._body(started, view)
         # From here on neither cancel nor timeout interrupts: what was done is undone to the end.
         self._interruptible = False
         await self._cancel_children()
@@ -364,10 +369,10 @@ class Execution:
         self._emit(ending)
         self.ending = ending
 
-    async def _body(self, started: WorkflowStarted) -> Ending:
+    async def _body(self, started: WorkflowStarted, view: WorkflowContext) -> Ending:
         try:
             args, kwargs = self.workflow.parameters.decode(started.input)
-            returned = await self.workflow.fn(self._context, *args, **kwargs)
+            returned = await self.workflow.fn(view, *args, **kwargs)
             result = fitting(self.workflow.result.encode(returned), f"the result of {self.key!r}")
             failure = None
         except (Evicted, GeneratorExit):
@@ -402,7 +407,8 @@ class Execution:
         try:
             await self._activity(undo.id, undo.compensation, undo.input, undo.undoes)
         except Exception:
-            self._context.logger.exception("compensation %s failed", undo.id)
+            logger = self._view().logger
+            logger.exception("compensation %s failed", undo.id)
 
     def _task_failed(self, context: Mapping[str, object]) -> None:
         if not self.replaying:
@@ -422,6 +428,10 @@ class Execution:
         """Close the workflow code for good; every later call in it raises, its commands go nowhere."""
         self.ending = self.ending or WorkflowTerminated("evicted")
         self.loop.close_all()
+        # Freed at once, by reference counts: collections of cycles are rare in a worker, and slow.
+        self._root = None
+        self.on_violation = None
+        self.timers.clear()
 
 
 def _rebuilt(activity: Activity[..., Any], event: ActivityFailed) -> BaseException:
