@@ -70,9 +70,10 @@ types: setup
 	done
 	$(PY) -m pyright
 
-# loadfile: the tests of a file share its server.
+# loadfile: the tests of a file share its server. In the order of the folders, or the few slow tests of the model and
+# of the chaos would come last, and alone.
 check: setup
-	$(PY) -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 bench: setup
 	@$(PY) -m tests.benchmarks.run

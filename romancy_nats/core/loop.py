@@ -300,8 +300,8 @@ class DeterministicLoop(RefusingLoop):
             in_order=self._cancel_in_order,
             **options,
         )
-        if self._dead:
-            task._log_destroy_pending = False
+        # What evicts a loop closes its tasks. A loop that is lost with its process has nobody to complain to.
+        task._log_destroy_pending = False
         self._live.append(task)
         if len(self._live) > self._sweep_at:
             self._sweep()
