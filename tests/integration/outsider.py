@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -54,6 +55,14 @@ class Outsider:
     async def dead_count(self) -> int:
         """How many dead letters there are."""
         return (await self._streams.stream_info(f"{self._place.namespace.upper()}_DEAD")).state.messages
+
+    async def drained(self, seconds: float = 10.0) -> bool:
+        """Whether the start queue becomes empty: an ack is on its way when the client hears of the end."""
+        for _ in range(int(seconds * 20)):
+            if await self.waiting_count() == 0:
+                return True
+            await asyncio.sleep(0.05)
+        return False
 
     async def waiting_count(self) -> int:
         """How many starts nobody has answered."""

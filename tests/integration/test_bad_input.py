@@ -89,7 +89,7 @@ async def test_a_bad_body_is_parked_and_whoever_waits_is_told(place: Place, name
         assert because in str(told.value)
         assert (await waiting.describe()).status == "rejected"
         assert await running.result(5) == 5
-        assert await program.waiting_count() == 0
+        assert await program.drained()
     assert entered == [(5, "n")]
 
 
@@ -210,4 +210,4 @@ async def test_and_parked_in_the_end(place: Place) -> None:
         assert "unknown" in letter.headers["Romancy-Reason"]
         with pytest.raises(StartRejectedError):
             await client.get("gone", "unknown").result(5)
-        assert await program.waiting_count() == 0
+        assert await program.drained()

@@ -30,6 +30,7 @@ from romancy_nats.testing.virtual_time import VirtualTimeLoop, clear
 from tests.simulation.case import CONFLICT, Told
 from tests.simulation.checker import check
 from tests.simulation.evidence import Evidence
+from tests.simulation.leftovers import Leftovers
 from tests.simulation.program import changed, interpreter
 from tests.simulation.record import Ledgerbook, Record
 from tests.simulation.schedule import FAULTS, TUNING
@@ -68,6 +69,7 @@ class Machine(RuleBasedStateMachine):
         self.workers: list[tuple[MemoryWorld, Engine]] = []
         self.version = 0
         self.lives = 0
+        self.leftovers = Leftovers()
 
     @initialize(replicas=st.sampled_from([1, 3]), seed=st.integers(0, 1000))
     def begin(self, replicas: int, seed: int) -> None:
@@ -183,6 +185,7 @@ class Machine(RuleBasedStateMachine):
     async def _start_worker(self, world: MemoryWorld, name: str) -> None:
         engine = Engine(world, [VERSIONS[self.version]], replace(TUNING, label=name))
         engine.workshop.state = Record(self.book, name)
+        self.leftovers.follow(engine)
         world.spawn(world.ensure_consumers({interpreter.name: None}))
         world.spawn(engine.run())
         self.workers.append((world, engine))
@@ -268,10 +271,16 @@ class Machine(RuleBasedStateMachine):
             if hasattr(self, "server"):
                 self._finish()
         finally:
+            self.run(self._close())
             clear(self.loop)
             self.loop.close()
             gc.enable()
             logging.disable(logging.NOTSET)
+
+    async def _close(self) -> None:
+        for world, _ in self.workers:
+            world.crash()
+        self.leftovers.close()
 
     def _finish(self) -> None:
         self.heal()

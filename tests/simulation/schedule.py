@@ -18,6 +18,7 @@ from romancy_nats.testing.virtual_time import VirtualTimeLoop, clear
 from tests.simulation.case import CONFLICT, Told
 from tests.simulation.checker import check
 from tests.simulation.evidence import Evidence, trace
+from tests.simulation.leftovers import Leftovers
 from tests.simulation.program import Program, interpreter, make
 from tests.simulation.record import Ledgerbook, Record
 
@@ -45,7 +46,8 @@ class Plan:
     cancels: list[float | None]
     rivals: list[float | None] = field(default_factory=list[float | None])
     purge_at: float | None = None
-    heal_after: float = LONGEST / 4
+    heal_after: float = 300.0
+    """Then nothing goes wrong any more: a worker that dies every few seconds would else never end a long activity."""
     crash_at: int | None = None
     crash_slot: int = 0
     scheduled: bool = True
@@ -159,7 +161,13 @@ def run(plan: Plan, plant: Callable[[Finished], None] | None = None) -> Report:
 
 
 async def _whole(loop: VirtualTimeLoop, plan: Plan, plant: Callable[[Finished], None] | None) -> Report:
-    return await _Run(loop, plan, plant).whole()
+    it = _Run(loop, plan, plant)
+    try:
+        return await it.whole()
+    finally:
+        for world in it.worlds:
+            world.crash()
+        it.leftovers.close()
 
 
 def _where(task: asyncio.Task[None]) -> list[str]:
@@ -179,6 +187,7 @@ class _Run:
         self.plan = plan
         self.plant = plant
         self.server = MemoryServer(seed=plan.seed, shards=2, replicas=plan.replicas, ack_wait=TUNING.ack_wait)
+        self.leftovers = Leftovers()
         self.evidence = Evidence(self.server)
         self.evidence.watch()
         self.book = Ledgerbook(loop)
@@ -318,6 +327,7 @@ class _Run:
     async def _live(self, world: MemoryWorld, name: str) -> None:
         engine = Engine(world, [interpreter], replace(TUNING, label=name))
         engine.workshop.state = Record(self.book, name)
+        self.leftovers.follow(engine)
         task = world.spawn(self._engine(world, engine))
         if self.dice.random() < 0.3:
             world.spawn(self._drain(engine, self.dice.random() * 40))
