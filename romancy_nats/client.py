@@ -170,9 +170,7 @@ class Client:
             workflow.parameters.decode(input)
         except PayloadError as error:
             raise StartRejectedError(str(error), workflow=workflow.name) from error
-        if len(input) > self._max_message:
-            too_large = PayloadTooLargeError(f"the input of {workflow.name!r}", len(input), self._max_message)
-            raise StartRejectedError(str(too_large), workflow=workflow.name) from too_large
+        self._check_size(workflow.name, input)
         options = workflow.start_options
         key = InstanceKey(workflow.name, options.id if options.id is not None else self.world.chance.id())
         mark = fingerprint(input)
@@ -207,9 +205,7 @@ class Client:
             data = untyped().encode(body)
         except PayloadError as error:
             raise StartRejectedError(str(error), workflow=key.workflow) from error
-        if len(data) > self._max_message:
-            too_large = PayloadTooLargeError(f"the input of {key.workflow!r}", len(data), self._max_message)
-            raise StartRejectedError(str(too_large), workflow=key.workflow) from too_large
+        self._check_size(key.workflow, data)
         notice = Notice()
         inbox, give_up = self.world.wire.expect(notice)
         message_id = f"{key.token}:{fingerprint(data)}"
@@ -221,6 +217,11 @@ class Client:
         }
         await self._publish(key.workflow, data, headers)
         return WorkflowHandle(self, key.id, key.workflow, codec or untyped(), notice=notice, give_up=give_up)
+
+    def _check_size(self, workflow: str, input: bytes) -> None:
+        if len(input) > self._max_message:
+            too_large = PayloadTooLargeError(f"the input of {workflow!r}", len(input), self._max_message)
+            raise StartRejectedError(str(too_large), workflow=workflow) from too_large
 
     async def _exists(self, key: InstanceKey, mark: str, on_conflict: str) -> bool:
         held = await read_record(self.world, key)

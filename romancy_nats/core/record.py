@@ -9,6 +9,9 @@ from typing import Any
 
 from romancy_nats.errors import PayloadError
 
+LONGEST_ERROR = 4000
+"""Characters of an error or a reason that a record, or a history, keeps."""
+
 
 class InstanceStatus(StrEnum):
     """Where an instance stands."""

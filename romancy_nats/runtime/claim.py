@@ -17,15 +17,10 @@ from romancy_nats.errors import PayloadError, RomancyError, WorkflowRuleError
 from romancy_nats.ports import Held, Refused
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.owner import Owner
-from romancy_nats.runtime.writing import read_commits, write_record
+from romancy_nats.runtime.writing import microseconds, read_commits, write_record
 
 _log = logging.getLogger("romancy.worker")
 _YIELD_EVERY = 200
-
-
-def microseconds(owner: Owner) -> int:
-    """The time of the world in µs."""
-    return int(owner.world.clock.now() * 1_000_000)
 
 
 async def take_over(owner: Owner, key: InstanceKey, held: Held) -> tuple[InstanceRecord, int] | None:
@@ -44,7 +39,7 @@ async def take_over(owner: Owner, key: InstanceKey, held: Held) -> tuple[Instanc
         owner=owner.lease.incarnation,
         commits=commits,
         takeovers=takeovers if record.owner else 0,
-        updated=microseconds(owner),
+        updated=microseconds(owner.world),
         waiting_for=[],
         error="",
         error_type="",

@@ -5,10 +5,9 @@ from __future__ import annotations
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.errors import InvalidNameError
 from romancy_nats.ports import Delivery
-from romancy_nats.runtime.claim import microseconds
 from romancy_nats.runtime.owner import HeldDelivery
 from romancy_nats.runtime.ownership import Ownership
-from romancy_nats.runtime.writing import read_record
+from romancy_nats.runtime.writing import microseconds, read_record
 
 _OWNED_PAUSE = 0.5
 _LONGEST_OWNED_PAUSE = 30.0
@@ -51,7 +50,7 @@ class Due:
             delivery.nak(_pause(delivery))
             return
         # The server's clock fired it: that time has come, whatever the clock here says (L8).
-        now = max(delivery.time, microseconds(engine))
+        now = max(delivery.time, microseconds(engine.world))
         if not record.next_due or record.next_due > now:
             delivery.ack()
             return

@@ -37,7 +37,7 @@ from romancy_nats.runtime.alarms import idle, next_due
 from romancy_nats.runtime.effects import Effects
 from romancy_nats.runtime.owner import HeldDelivery, Owner
 from romancy_nats.runtime.progress import EMITTED, write_progress
-from romancy_nats.runtime.writing import read_commit, write_record
+from romancy_nats.runtime.writing import microseconds, read_commit, write_record
 
 _log = logging.getLogger("romancy.worker")
 _MICROSECONDS = 1_000_000
@@ -113,7 +113,7 @@ class Instance:
         self._carried.append(held)
         self._batch = events
         self.execution.ending = cast("Ending", events[-1])
-        self.last_time = max(int(self.owner.world.clock.now() * _MICROSECONDS), self.last_time)
+        self.last_time = max(microseconds(self.owner.world), self.last_time)
         self._commit(self._batch, self.last_time, open=False)
 
     def ended(self, event: ActivityCompleted | ActivityFailed) -> None:
@@ -140,7 +140,7 @@ class Instance:
         """Record what arrived without stepping the workflow: the instance is stalled, but nothing is lost (L9)."""
         self._carried.append(held)
         self._batch = [event]
-        self.last_time = int(self.owner.world.clock.now() * _MICROSECONDS)
+        self.last_time = microseconds(self.owner.world)
         self._commit(self._batch, self.last_time, open=True)
 
     def take_up(self, owed: list[Command]) -> None:
@@ -186,7 +186,7 @@ class Instance:
         if not self.owner.lease.valid():
             # The lease task will find the loss and drop us; until then nothing new begins (L10).
             return
-        now = max(int(self.owner.world.clock.now() * _MICROSECONDS), self.last_time)
+        now = max(microseconds(self.owner.world), self.last_time)
         self.last_time = now
         batch = self._batch
         open = self._step(batch, now)

@@ -12,12 +12,11 @@ from romancy_nats.core.record import InstanceRecord, InstanceStatus
 from romancy_nats.core.starting import StartRequest, read_start
 from romancy_nats.errors import InvalidNameError, StartRejectedError
 from romancy_nats.ports import Delivery, Held, Refused
-from romancy_nats.runtime.claim import microseconds
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.owner import HeldDelivery
 from romancy_nats.runtime.ownership import Ownership
 from romancy_nats.runtime.rejection import record_rejection
-from romancy_nats.runtime.writing import read_record, write_record
+from romancy_nats.runtime.writing import microseconds, read_record, write_record
 
 _log = logging.getLogger("romancy.worker")
 
@@ -67,7 +66,7 @@ class Intake:
         await self._join(request, delivery, held)
 
     def _new_record(self, request: StartRequest, delivery: Delivery, generation: int = 0) -> InstanceRecord:
-        now = microseconds(self._engine)
+        now = microseconds(self._engine.world)
         return InstanceRecord(
             generation=generation,
             start=delivery.source.sequence,
@@ -153,7 +152,7 @@ class Intake:
 
     async def _conflict(self, request: StartRequest, delivery: Delivery) -> None:
         text = f"instance {request.key.id!r} exists with another input"
-        await self._park(delivery, f"InstanceConflictError: {text}")
+        await self._ownership.park(delivery, f"InstanceConflictError: {text}")
         self._engine.world.wire.notify(request.notify, b"")
         self._answer(request.reply_to, {"error": "InstanceConflictError", "message": text})
 
@@ -166,13 +165,10 @@ class Intake:
             id = None
         if id is not None:
             await record_rejection(self._engine.world, InstanceKey(delivery.workflow, id), error.message)
-        await self._park(delivery, f"StartRejectedError: {error.message}")
+        await self._ownership.park(delivery, f"StartRejectedError: {error.message}")
         self._engine.world.wire.notify(delivery.headers.get(NOTIFY, ""), b"")
         reply_to = delivery.headers.get(REPLY_TO, "")
         self._answer(reply_to, {"error": "StartRejectedError", "message": error.message})
-
-    async def _park(self, delivery: Delivery, reason: str) -> None:
-        await self._ownership.park(delivery, reason)
 
     def _answer(self, inbox: str, answer: dict[str, str]) -> None:
         if inbox:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import logging
 
-from romancy_nats.core.events import EventReceived, MessageReceived, TerminateRequested, WorkflowTerminated
+from romancy_nats.core.events import EventReceived, MessageReceived, WorkflowTerminated
 from romancy_nats.core.headers import KIND, MESSAGE_ID, REPLY_TO
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
 from romancy_nats.errors import InvalidNameError, RetentionError
 from romancy_nats.ports import Delivery, Held
-from romancy_nats.runtime.claim import microseconds
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.notices import rejection
 from romancy_nats.runtime.owner import HeldDelivery
 from romancy_nats.runtime.ownership import Ownership
-from romancy_nats.runtime.reading import UNREADABLE, is_of_another_generation, read_message
+from romancy_nats.runtime.reading import UNREADABLE, is_of_another_generation, read_message, text_of
 from romancy_nats.runtime.registrations import forget_stray
 from romancy_nats.runtime.rejection import end_unclaimed
 from romancy_nats.runtime.tail import recorded
-from romancy_nats.runtime.writing import read_commit
+from romancy_nats.runtime.writing import microseconds, read_commit
 
 _log = logging.getLogger("romancy.worker")
 ENDING_KINDS = {"cancel": InstanceStatus.CANCELLED, "terminate": InstanceStatus.TERMINATED}
@@ -65,15 +64,14 @@ class Messages:
     async def _nobody_there(self, key: InstanceKey, delivery: Delivery, kind: str) -> None:
         status = ENDING_KINDS.get(kind)
         if status is not None:
-            text = delivery.data.decode(errors="replace")
-            if await end_unclaimed(self._engine.world, key, status, text):
+            if await end_unclaimed(self._engine.world, key, status, text_of(delivery)):
                 delivery.ack()
             else:
                 delivery.nak()
         elif kind == "event":
             await forget_stray(self._engine.world, key, delivery)
             delivery.ack()
-        elif microseconds(self._engine) - delivery.time > _LONGEST_WAIT:
+        elif microseconds(self._engine.world) - delivery.time > _LONGEST_WAIT:
             await self._ownership.park(
                 delivery, f"InstanceNotFoundError: no instance {key.id!r} within a day"
             )
@@ -86,7 +84,7 @@ class Messages:
             await self._after_the_end(key, record, delivery, kind)
             return
         resting = not record.owner and record.status is not InstanceStatus.QUEUED
-        now = microseconds(self._engine)
+        now = microseconds(self._engine.world)
         overdue = 0 < record.next_due <= now
         if kind == "resume" and resting and not overdue:
             delivery.ack()
@@ -136,12 +134,11 @@ class Messages:
     async def _still_stalled(self, instance: Instance, delivery: Delivery, kind: str) -> None:
         """The code does not fit the history: a terminate needs no code, a cancel waits until it does."""
         if kind == "terminate":
-            source = delivery.source
-            event = TerminateRequested(delivery.data.decode(errors="replace"), source.stream, source.sequence)
+            event = read_message(kind, delivery)
             held = HeldDelivery(delivery)
             instance.held.append(held)
             instance.stalled = None
-            instance.end_without_code([event, WorkflowTerminated(event.reason)], held)
+            instance.end_without_code([event, WorkflowTerminated(text_of(delivery))], held)
             return
         if kind not in ("retry", "resume"):
             delivery.nak(_STALLED_PAUSE)

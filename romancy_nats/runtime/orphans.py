@@ -13,8 +13,8 @@ from romancy_nats.core.headers import derived_id, named_id
 from romancy_nats.core.ids import MAX_NAME_CHARACTERS, InstanceKey
 from romancy_nats.errors import InvalidNameError, PermissionDeniedError, RomancyError
 from romancy_nats.ports import DeadLetter, Delivery, Unclaimed
-from romancy_nats.runtime.claim import microseconds
 from romancy_nats.runtime.rejection import record_rejection
+from romancy_nats.runtime.writing import microseconds
 
 if TYPE_CHECKING:
     from romancy_nats.runtime.engine import Engine
@@ -76,7 +76,7 @@ class Orphans:
 
     async def _park_old(self, one: Unclaimed) -> None:
         engine = self._engine
-        before = microseconds(engine) - int(engine.tuning.unknown_workflow_after * 1_000_000)
+        before = microseconds(engine.world) - int(engine.tuning.unknown_workflow_after * 1_000_000)
         while self._may_remove:
             delivery = await engine.world.orphans.oldest(one.token, before)
             if delivery is None:

@@ -29,13 +29,12 @@ from romancy_nats.core.headers import (
 from romancy_nats.core.ids import InstanceKey, decode_token
 from romancy_nats.core.limits import parse_body
 from romancy_nats.core.plain import encode_plain, read_plain
-from romancy_nats.core.record import InstanceRecord
+from romancy_nats.core.record import LONGEST_ERROR, InstanceRecord
 from romancy_nats.errors import PayloadError, RomancyError
 from romancy_nats.ports import Delivery
 from romancy_nats.runtime.dispatcher import decode_event
 
 UNREADABLE = (RomancyError, ValueError, TypeError, KeyError)
-_LONGEST_REASON = 4000
 
 
 def read_message(kind: str, delivery: Delivery) -> MessageEvent:
@@ -44,9 +43,9 @@ def read_message(kind: str, delivery: Delivery) -> MessageEvent:
     message_id = delivery.headers.get(MESSAGE_ID, "")
     match kind:
         case "cancel":
-            return CancelRequested(_text(delivery), stream, sequence, message_id)
+            return CancelRequested(text_of(delivery), stream, sequence, message_id)
         case "terminate":
-            return TerminateRequested(_text(delivery), stream, sequence, message_id)
+            return TerminateRequested(text_of(delivery), stream, sequence, message_id)
         case "event":
             return _event(delivery, message_id)
         case "message":
@@ -62,8 +61,9 @@ def is_of_another_generation(record: InstanceRecord, delivery: Delivery) -> bool
     return delivery.headers.get(GENERATION, "") != str(record.generation)
 
 
-def _text(delivery: Delivery) -> str:
-    return delivery.data.decode(errors="replace")[:_LONGEST_REASON]
+def text_of(delivery: Delivery) -> str:
+    """The reason that a cancel or a terminate carries."""
+    return delivery.data.decode(errors="replace")[:LONGEST_ERROR]
 
 
 def _event(delivery: Delivery, message_id: str) -> EventReceived:

@@ -10,17 +10,16 @@ from dataclasses import replace
 from romancy_nats.core.events import WorkflowCancelled, WorkflowCompleted, WorkflowFailed, WorkflowTerminated
 from romancy_nats.core.failure import Failure
 from romancy_nats.core.headers import KIND
-from romancy_nats.core.record import InstanceRecord, InstanceStatus
+from romancy_nats.core.record import LONGEST_ERROR, InstanceRecord, InstanceStatus
 from romancy_nats.core.waits import EVENT
 from romancy_nats.ports import Refused, WriteReply
 from romancy_nats.runtime.alarms import next_due
-from romancy_nats.runtime.claim import microseconds
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.owner import HeldDelivery
-from romancy_nats.runtime.writing import write_record
+from romancy_nats.runtime.writing import microseconds, write_record
 
 _log = logging.getLogger("romancy.worker")
-_LONGEST_ERROR = 4000
+
 _MOST_NAMES = 50
 _PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
@@ -29,7 +28,7 @@ _LONGEST_PAUSE = 5.0
 def resting_record(instance: Instance, *, let_go: bool = False) -> InstanceRecord:
     """What the record says once nobody owns the instance."""
     owner = instance.owner
-    now = microseconds(owner)
+    now = microseconds(owner.world)
     rested = replace(
         instance.record,
         owner="",
@@ -44,7 +43,7 @@ def resting_record(instance: Instance, *, let_go: bool = False) -> InstanceRecor
         return replace(rested, status=InstanceStatus.QUEUED)
     ending = instance.execution.ending
     if instance.stalled is not None:
-        text = f"{instance.stalled}"[:_LONGEST_ERROR]
+        text = f"{instance.stalled}"[:LONGEST_ERROR]
         code = instance.execution.workflow.code
         kind = type(instance.stalled).__name__
         return replace(rested, status=InstanceStatus.STALLED, error=text, error_type=kind, code=code)
@@ -54,7 +53,7 @@ def resting_record(instance: Instance, *, let_go: bool = False) -> InstanceRecor
             return replace(rested, status=InstanceStatus.COMPLETED, ended=now, result=inline)
         case WorkflowFailed(failure):
             told = Failure.decode(failure)
-            kind, text = told.error_type, told.message[:_LONGEST_ERROR]
+            kind, text = told.error_type, told.message[:LONGEST_ERROR]
             return replace(rested, status=InstanceStatus.FAILED, ended=now, error=text, error_type=kind)
         case WorkflowCancelled(reason):
             return replace(rested, status=InstanceStatus.CANCELLED, ended=now, error=reason)

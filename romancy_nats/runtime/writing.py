@@ -12,6 +12,11 @@ from romancy_nats.ports import Held, Refusal, Refused, World
 _LONGEST_PAUSE = 2.0
 
 
+def microseconds(world: World) -> int:
+    """The time of the world in µs since the epoch, the unit of records and histories."""
+    return int(world.clock.now() * 1_000_000)
+
+
 async def write_record(
     world: World, key: InstanceKey, record: InstanceRecord, expected: int, pause: float = 0.05
 ) -> int | Refused:

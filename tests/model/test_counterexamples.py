@@ -33,8 +33,8 @@ class Scene:
         self.engine: Engine | None = None
 
 
-class NeverRests:
-    """The ledger of a worker that dies between its last commit and the rest."""
+class Around:
+    """A port with one of its methods changed."""
 
     def __init__(self, inner: Any, scene: Scene) -> None:
         self._inner = inner
@@ -42,6 +42,10 @@ class NeverRests:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
+
+
+class NeverRests(Around):
+    """The ledger of a worker that dies between its last commit and the rest."""
 
     async def write(self, key: InstanceKey, record: InstanceRecord, expected: int) -> WriteReply:
         if record.status.ended:
@@ -51,15 +55,8 @@ class NeverRests:
         return reply
 
 
-class SlowClaim:
+class SlowClaim(Around):
     """The answer to the claim comes when the claimer's lease has become doubtful."""
-
-    def __init__(self, inner: Any, scene: Scene) -> None:
-        self._inner = inner
-        self._scene = scene
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
 
     async def write(self, key: InstanceKey, record: InstanceRecord, expected: int) -> WriteReply:
         reply: WriteReply = await self._inner.write(key, record, expected)
@@ -69,15 +66,8 @@ class SlowClaim:
         return reply
 
 
-class SlowRenewal:
+class SlowRenewal(Around):
     """A renewal that is stored at once, and answered a moment after the lease has become doubtful."""
-
-    def __init__(self, inner: Any, scene: Scene) -> None:
-        self._inner = inner
-        self._scene = scene
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
 
     async def renew(self, *args: Any) -> WriteReply:
         reply: WriteReply = await self._inner.renew(*args)

@@ -129,21 +129,16 @@ def refused_record_counts_as_ours(patch: Patch) -> None:
 
 
 def claim_without_cas(patch: Patch) -> None:
-    write = claim_module.write_record
-
-    async def blind(world: Any, key: Any, record: Any, expected: int) -> Any:
-        while True:
-            held = await read_record(world, key)
-            reply = await write(world, key, record, held.revision if held is not None else 0)
-            if not isinstance(reply, Refused):
-                return reply
-            await asyncio.sleep(0.05)
-
-    patch.setattr(claim_module, "write_record", blind)
+    _write_without_cas(patch, claim_module)
 
 
 def rest_without_cas(patch: Patch) -> None:
-    write = rest_module.write_record
+    _write_without_cas(patch, rest_module)
+
+
+def _write_without_cas(patch: Patch, module: Any) -> None:
+    """Records are written over whatever is there."""
+    write = module.write_record
 
     async def blind(world: Any, key: Any, record: Any, expected: int) -> Any:
         while True:
@@ -153,7 +148,7 @@ def rest_without_cas(patch: Patch) -> None:
                 return reply
             await asyncio.sleep(0.05)
 
-    patch.setattr(rest_module, "write_record", blind)
+    patch.setattr(module, "write_record", blind)
 
 
 def load_before_claim(patch: Patch) -> None:

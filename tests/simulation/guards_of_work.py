@@ -78,7 +78,7 @@ def message_taken_twice(patch: Patch) -> None:
         instance.held.append(held)
         if kind == "resume":
             return
-        event = messages_event(kind, delivery, delivery.headers.get("Nats-Msg-Id", ""))
+        event = messages_event(kind, delivery)
         instance.give(event, held) if begin else instance.expect(event, held)
 
     from romancy_nats.runtime.reading import read_message as messages_event
