@@ -240,14 +240,17 @@ class Client:
 async def _until_stored(write: Any, what: str) -> int:
     """Send again, unchanged, until the server answers (L3); the message id makes that harmless."""
     pause = 0.05
+    unanswered = False
     while True:
         reply = await write()
         if isinstance(reply, int):
-            return reply
+            # What is there already after a lost answer is our own: it counts as sent, with its number in the order.
+            return int(reply) if unanswered else reply
         if isinstance(reply, Refused):
             if reply.why is Refusal.TOO_LARGE:
                 raise PayloadError(f"{what} is larger than the server takes ({reply.text})")
             raise StorageError(f"the server refused {what}: {reply.text or reply.why.name}")
+        unanswered = True
         await anyio.sleep(pause)
         pause = min(pause * 2, 2.0)
 
