@@ -18,7 +18,7 @@ from romancy_nats.runtime.reading import UNREADABLE, is_of_another_generation, r
 from romancy_nats.runtime.registrations import forget_stray
 from romancy_nats.runtime.rejection import end_unclaimed
 from romancy_nats.runtime.tail import recorded
-from romancy_nats.runtime.writing import microseconds, read_commit
+from romancy_nats.runtime.writing import microseconds, read_commit, read_record
 
 _log = logging.getLogger("romancy.worker")
 ENDING_KINDS = {"cancel": InstanceStatus.CANCELLED, "terminate": InstanceStatus.TERMINATED}
@@ -55,7 +55,9 @@ class Messages:
                 # What it still holds can be cancelled; everything else is for the others.
                 delivery.nak()
                 return
-            held = await self._ownership.held(key)
+            # A resume is acked on the record's word alone, so not on that of our own rest, which may be long past (L5).
+            resume = kind == "resume"
+            held = await (read_record(self._engine.world, key) if resume else self._ownership.held(key))
             if held is None:
                 await self._nobody_there(key, delivery, kind)
             else:
