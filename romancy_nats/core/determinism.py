@@ -51,7 +51,7 @@ def describe(command: Command | None) -> str:
     return f"{name}({', '.join(shown)})" if shown else name
 
 
-_COMPARED = ("id", "name", "compensates", "kind", "type", "key", "keyed")
+_COMPARED = ("id", "name", "compensates", "kind", "key", "keyed")
 _SHOWN = (*_COMPARED, "cause")
 
 

@@ -2,7 +2,7 @@
 
 Two kinds. *Deliveries* come to the workflow from outside. *Commands* are what workflow code asked for; a command is
 recorded (commit before effect, L2) and then carried out. Fields are only ever added at the end, with a default: a
-history is read for ever.
+history is read for ever. No field is called `type`: that is the event's own name in the JSON form.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class EventReceived(NamedTuple):
     """Delivery: an event answered the wait `wait`. `data` and `extensions` are payloads, `time` is ISO text or ""."""
 
     wait: str
-    type: str
+    event_type: str
     event_id: str
     data: bytes
     source: str = ""
@@ -159,11 +159,11 @@ class CompensationBegun(NamedTuple):
 
 
 class WaitStarted(NamedTuple):
-    """Command: wait for events of a type (and key, "" for any: `keyed` tells) or messages of a channel."""
+    """Command: wait for events of the type `name` (and key, "" for any: `keyed` tells) or messages of that channel."""
 
     id: str
     kind: str
-    type: str
+    name: str
     key: str = ""
     keyed: bool = False
 
@@ -275,6 +275,21 @@ TAGS: dict[type[Event], int] = {
 }
 CLASSES: dict[int, type[Event]] = {tag: event for event, tag in TAGS.items()}
 FIRST_COMMAND_TAG = 32
+SHORTEST: dict[type[Event], int] = {ActivityAttemptFailed: 4}
+"""How many fields an event had when it was first recorded. What was added since is written only where it says
+something, so that an old history comes back as it was."""
+
+
+def recorded_fields(event: Event) -> tuple[object, ...]:
+    """The fields of an event as a history holds them."""
+    shortest = SHORTEST.get(type(event))
+    if shortest is None:
+        return event
+    fields: tuple[object, ...] = event
+    defaults = event._field_defaults
+    while len(fields) > shortest and fields[-1] == defaults[event._fields[len(fields) - 1]]:
+        fields = fields[:-1]
+    return fields
 
 
 def is_command(event: Event) -> bool:

@@ -19,7 +19,7 @@ def opened_event(event: EventReceived, model: type[M] | None) -> ReceivedEvent[M
     """Raises pydantic's ValidationError when the data does not fit the model."""
     return ReceivedEvent(
         data=_fitted(event.data, model),
-        type=event.type,
+        type=event.event_type,
         source=event.source,
         id=event.event_id,
         time=_moment(event.time),

@@ -112,7 +112,7 @@ class Waits:
     def _hand(self, message: MessageReceived) -> bool:
         for wait in self.open.values():
             started = wait.started
-            if started.kind != MESSAGE or started.type != message.channel:
+            if started.kind != MESSAGE or started.name != message.channel:
                 continue
             if wait.future is not None and not wait.future.done():
                 wait.future.set_result(message)

@@ -7,6 +7,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from romancy_nats.core.ids import encode_token
 from romancy_nats.errors import ConfigurationError, PayloadError
 from romancy_nats.runtime.progress import EMITTED, HEARTBEAT
 
@@ -40,6 +41,7 @@ class ActivityContext:
         "_beat",
         "_cancelled",
         "_details",
+        "_generation",
         "_key",
         "_state",
         "activity_id",
@@ -49,9 +51,16 @@ class ActivityContext:
     )
 
     def __init__(
-        self, key: InstanceKey, activity_id: str, attempt: int, state: object, last_heartbeat: object = None
+        self,
+        key: InstanceKey,
+        activity_id: str,
+        attempt: int,
+        state: object,
+        last_heartbeat: object = None,
+        generation: int = 0,
     ) -> None:
         self._key = key
+        self._generation = generation
         self.activity_id = activity_id
         self.attempt = attempt
         self.last_heartbeat = last_heartbeat
@@ -74,7 +83,9 @@ class ActivityContext:
     @property
     def idempotency_key(self) -> str:
         """The same for every attempt of this activity, and for no other: give it to systems that deduplicate."""
-        return f"{self._key.workflow}/{self._key.id}/{self.activity_id}"
+        # Encoded, so that no "/" in an id makes two of them one; ids of activities begin anew with each generation.
+        workflow, id = encode_token(self._key.workflow), self._key.id_token
+        return f"{workflow}/{id}/{self._generation}/{encode_token(self.activity_id)}"
 
     @property
     def cancelled(self) -> bool:

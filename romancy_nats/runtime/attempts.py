@@ -73,9 +73,12 @@ class Workshop:
 class Attempts:
     """The attempts of one scheduled activity, in one asyncio task."""
 
-    def __init__(self, workshop: Workshop, key: InstanceKey, pending: PendingActivity, told: Ended) -> None:
+    def __init__(
+        self, workshop: Workshop, key: InstanceKey, generation: int, pending: PendingActivity, told: Ended
+    ) -> None:
         self._workshop = workshop
         self._key = key
+        self._generation = generation
         self._pending = pending
         self._told = told
         self._context: ActivityContext | None = None
@@ -202,7 +205,9 @@ class Attempts:
         pending, workshop = self._pending, self._workshop
         activity = pending.activity
         last = _details.decode(heartbeat) if heartbeat else None
-        context = self._context = ActivityContext(self._key, pending.id, attempt, workshop.state, last)
+        context = self._context = ActivityContext(
+            self._key, pending.id, attempt, workshop.state, last, self._generation
+        )
         context.tell = self._heard
         enter_attempt(context)
         args, kwargs = activity.parameters.decode(pending.input)

@@ -69,7 +69,9 @@ class Effects:
         if pending.retry_at > self._instance.owner.world.clock.now() * _MICROSECONDS:
             self._retry_later(id, pending.retry_at)
             return
-        attempts = Attempts(self._instance.owner.workshop, self._instance.key, pending, self._instance)
+        instance = self._instance
+        generation = instance.record.generation
+        attempts = Attempts(instance.owner.workshop, instance.key, generation, pending, instance)
         self.attempts[id] = attempts
         attempts.task = self._instance.owner.spawn(attempts.run())
 

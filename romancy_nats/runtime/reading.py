@@ -70,7 +70,7 @@ def _event(delivery: Delivery, message_id: str) -> EventReceived:
     event = decode_event(delivery.data)
     return EventReceived(
         wait=delivery.headers[WAIT],
-        type=event.type,
+        event_type=event.type,
         event_id=event.id,
         data=event.data,
         source=event.source,

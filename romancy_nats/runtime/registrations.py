@@ -81,7 +81,7 @@ class Registrations:
                 pause = _PAUSE
                 continue
             if pause >= 1.0:
-                _log.warning("%r: %s of %s: %s", self._instance.key, _verb(register), started.type, trouble)
+                _log.warning("%r: %s of %s: %s", self._instance.key, _verb(register), started.name, trouble)
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
@@ -89,7 +89,7 @@ class Registrations:
         """Why it is not done yet, or "" when it is."""
         instance = self._instance
         events = instance.owner.world.events
-        place = (instance.key, instance.record.generation, started.id, started.type)
+        place = (instance.key, instance.record.generation, started.id, started.name)
         key = started.key if started.keyed else None
         reply: WriteReply
         try:

@@ -74,7 +74,7 @@ def resting_record(instance: Instance, *, let_go: bool = False) -> InstanceRecor
 def _waiting(rested: InstanceRecord, instance: Instance) -> InstanceRecord:
     """At rest until something comes: the status is that of the wait issued first, a bare timer if there is no other."""
     waits = [wait.started for wait in instance.execution.waiting.open.values()]
-    names = [f"{wait.kind}:{wait.type}" + (f"/{wait.key}" if wait.keyed else "") for wait in waits]
+    names = [f"{wait.kind}:{wait.name}" + (f"/{wait.key}" if wait.keyed else "") for wait in waits]
     names += list(instance.execution.timers) + [f"retry:{id}" for id in instance.execution.activities]
     status = InstanceStatus.WAITING_FOR_TIMER
     if waits:
