@@ -45,6 +45,13 @@ def is_early(instance: Instance, event: Delivered, held: HeldDelivery) -> bool:
     return instance.execution.waiting.out_of_order(event.sender, event.order)
 
 
+def is_over(event: Delivered) -> bool:
+    """Whether it says that the attempts of an activity have come to an end, for good or until their next time."""
+    if isinstance(event, ActivityAttemptFailed):
+        return bool(event.retry_at)
+    return isinstance(event, ActivityCompleted | ActivityFailed)
+
+
 def weight(event: Delivered) -> int:
     """About how many bytes it takes in a commit."""
     if isinstance(event, ActivityCompleted):

@@ -32,7 +32,7 @@ from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
 from romancy_nats.errors import PayloadTooLargeError, RomancyError, WorkflowRuleError
 from romancy_nats.ports import Refusal, Refused, WriteReply
-from romancy_nats.runtime.admission import is_early, is_moot, weight
+from romancy_nats.runtime.admission import is_early, is_moot, is_over, weight
 from romancy_nats.runtime.alarms import idle, next_due
 from romancy_nats.runtime.effects import Effects
 from romancy_nats.runtime.owner import HeldDelivery, Owner
@@ -165,8 +165,8 @@ class Instance:
         if self.dropped or self._busy:
             return
         owed = {command.id for command in self._batch if isinstance(command, ActivityScheduled)}
-        # An end that came in the doubtful while waits in the inbox: its activity is not to be run again.
-        ended = {e.id for e, _ in self._inbox if isinstance(e, ActivityCompleted | ActivityFailed)}
+        # What ended in the doubtful while waits in the inbox: its activity is not to be run again, or only later.
+        ended = {e.id for e, _ in self._inbox if is_over(e)}
         for id in self.execution.activities:
             if id not in self.effects.attempts and id not in owed | ended:
                 self.effects.begin(id)
