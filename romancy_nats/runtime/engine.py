@@ -232,7 +232,7 @@ class Engine:
         await settle_effects(instance)
         if instance.dropped:
             return
-        if instance.waits and instance.woken:
+        if instance.waits and instance.woken and not let_go:
             # It looked once more: something came while its effects were acknowledged (L6).
             instance.stay()
             return
@@ -381,7 +381,8 @@ class Engine:
             # One that only waits rests as it would anyway; one at work is for others to take up at once.
             try:
                 async with asyncio.timeout(_SETTLING):
-                    await self._rest(instance, let_go=not idle(instance.execution))
+                    at_rest = instance.waits and not instance.woken and idle(instance.execution)
+                    await self._rest(instance, let_go=not at_rest)
             except (TimeoutError, RomancyError) as error:
                 _log.warning(
                     "%r could not be let go (%r); whoever takes it over reads its history",
