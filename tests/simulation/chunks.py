@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 
+from tests.simulation.races import RACES
 from tests.simulation.schedule import FAULTS, plan, run
 
 SCHEDULES = int(os.environ.get("ROMANCY_SCHEDULES", "20000"))
@@ -32,6 +33,11 @@ MUST_REACH = (
     "takeover",
     "conflict",
     "cancelled before its start",
+    "WaitStarted",
+    "EventReceived",
+    "MessageReceived",
+    "UpdateAnswered",
+    *RACES,
 )
 
 

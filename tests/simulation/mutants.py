@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from tests.simulation import guards_of_ownership as ownership
+from tests.simulation import guards_of_waiting as waiting
 from tests.simulation import guards_of_work as work
 
 Patch = pytest.MonkeyPatch
@@ -49,7 +50,7 @@ STALE: dict[str, float] = {"stale_read": 0.5, "stale_by": 30, "replicas": 3, "cr
 ALONE: dict[str, float] = {**STALLING, "pause_for": 30, "late_expiry": 0, "workers": 1}
 
 MUTANTS = (
-    Mutant("L1", ownership.commit_not_fenced, 92, "fenced on another revision"),
+    Mutant("L1", ownership.commit_not_fenced, 0, "fenced on another revision", LATE),
     Mutant("L1", ownership.message_claims_before_the_first_commit, 69, "(L5)"),
     Mutant("L1", ownership.conflict_is_joined, 2, "0 dead letters"),
     Mutant("L1", ownership.conflict_runs, 14, "which lived"),
@@ -103,4 +104,21 @@ MUTANTS = (
     Mutant("saga", work.one_compensation_forgotten, 3, "owed"),
     Mutant("saga", work.failed_is_compensated, 8, "owed"),
     Mutant("saga", work.compensations_not_awaited, 3, "ended before its compensations"),
+    Mutant("L5", waiting.event_without_barrier, 0, "was not sent to", {"stale_read": 0.8, "replicas": 3}),
+    Mutant("L5", waiting.event_acked_before_it_is_told, 0, "was not sent to"),
+    Mutant("L5", waiting.registered_after_rest, 0, "not registered (L5)"),
+    Mutant("L5", waiting.registration_stays, 0, "is still registered"),
+    Mutant("L5", waiting.timeout_and_event, 0, "timeout XOR event"),
+    Mutant("L5", waiting.message_lost_at_rest, 0, "times in its history"),
+    Mutant("L5", waiting.resume_answered_from_memory, 0, "(L5)"),
+    Mutant("L4", waiting.memory_of_any_revision, 0, "went back"),
+    Mutant("L6", waiting.order_is_not_kept, 0, "came after the later"),
+    Mutant("L6", waiting.own_message_gets_no_number, 0, "came after the later"),
+    Mutant("L8", waiting.due_fires_what_comes_later, 0, "before it was due"),
+    Mutant("L8", waiting.nothing_promised, 0, "and a timer is due"),
+    Mutant("L8", waiting.retry_begun_at_once, 0, "before its time", STALLING),
+    Mutant("L9", waiting.drained_with_something_in_hand, 0, "WorkflowStalledError", STALLING),
+    Mutant("archive", waiting.the_living_are_archived, 0, "archived although"),
+    Mutant("archive", waiting.cleared_before_it_is_archived, 0, "when no archive had it"),
+    Mutant("archive", waiting.nobody_tidies, 0, "never left the ledger"),
 )
