@@ -239,11 +239,17 @@ class WorkflowHandle(Generic[R]):
 
         The same `message_id` twice is one message. Raises InstanceNotFoundError, InstanceEndedError.
         """
-        record, key = await self._record(), await self._key()
-        if record.status.ended:
-            raise InstanceEndedError(self.id, record.status)
-        id = message_id or self._client.world.chance.id()
-        await self._client.outbox.put(key, record.generation, channel, data, metadata, id)
+        id, outbox = message_id or self._client.world.chance.id(), self._client.outbox
+        # Looked at while waiting for the turn: the place in the line is that of the call, not of the answer.
+        looking = asyncio.ensure_future(self._record())
+        try:
+            async with outbox.turn(self.id):
+                record, key = await looking, await self._key()
+                if record.status.ended:
+                    raise InstanceEndedError(self.id, record.status)
+                await outbox.put(key, record.generation, channel, data, metadata, id)
+        finally:
+            looking.cancel()
 
     async def query(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
         """What the workflow's query handler answers, now or, of an ended instance, at its end; changes nothing.
@@ -388,6 +394,10 @@ class WorkflowHandle(Generic[R]):
                 record = await self._record()
                 if await self._is_over(record):
                     return record
+                if unfollow is None and self._rests(record):
+                    unfollow = await follow(key, lambda _generation, _n: news.set())
+                    pause = _FIRST_PAUSE
+                    continue
                 heard = await self._noticed(pause)
                 # The record follows its last commit by one write, which takes as long as a disk takes.
                 pause = _AFTER_NEWS if heard else min(pause * 2, _LONGEST_PAUSE)
@@ -395,6 +405,10 @@ class WorkflowHandle(Generic[R]):
         finally:
             if unfollow is not None:
                 await unfollow()
+
+    def _rests(self, record: InstanceRecord) -> bool:
+        """Whether it has come to rest since its start: whoever wakes it next may not know that we wait."""
+        return self._notice.outcome is not None or (record.commits > 0 and not record.owner)
 
     async def _conclude(self, record: InstanceRecord) -> R:
         names = {"instance_id": self.id, "workflow": self.workflow or ""}

@@ -285,7 +285,7 @@ def recorded_fields(event: Event) -> tuple[object, ...]:
     shortest = SHORTEST.get(type(event))
     if shortest is None:
         return event
-    fields: tuple[object, ...] = event
+    fields: tuple[object, ...] = tuple(event)
     defaults = event._field_defaults
     while len(fields) > shortest and fields[-1] == defaults[event._fields[len(fields) - 1]]:
         fields = fields[:-1]

@@ -6,8 +6,9 @@ import asyncio
 import json
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 from romancy_nats.core.headers import CHANNEL, CONTENT_TYPE, METADATA, ORDER, REPLY_TO, SENDER, UPDATE
 from romancy_nats.core.ids import InstanceKey, encode_token
@@ -25,7 +26,6 @@ class _Line:
 
     generation: int
     last: int = 0
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Outbox:
@@ -35,6 +35,11 @@ class Outbox:
         self._sender = sender
         self._send = send
         self._lines: OrderedDict[InstanceKey, _Line] = OrderedDict()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def turn(self, id: str) -> asyncio.Lock:
+        """Whoever sends to an instance holds it: sends that are begun at once keep the order of their calls."""
+        return self._turns.setdefault(id, asyncio.Lock())
 
     async def put(
         self,
@@ -45,14 +50,13 @@ class Outbox:
         metadata: Mapping[str, Any] | None,
         message_id: str,
     ) -> None:
-        """One message after the other to an instance; a number counts only once it is stored."""
+        """One message after the other to an instance (see `turn`); a number counts only once it is stored."""
         body = encode_plain(data, f"the message on {channel!r}")
         line = self._line(key, generation)
-        async with line.lock:
-            order = line.last + 1
-            message = channel_message(key, channel, body, self._sender, order, message_id, metadata)
-            if not isinstance(await self._send(message), Duplicate):
-                line.last = order
+        order = line.last + 1
+        message = channel_message(key, channel, body, self._sender, order, message_id, metadata)
+        if not isinstance(await self._send(message), Duplicate):
+            line.last = order
 
     def _line(self, key: InstanceKey, generation: int) -> _Line:
         line = self._lines.get(key)

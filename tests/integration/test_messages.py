@@ -96,7 +96,7 @@ async def test_messages_arrive_in_order(place: Place) -> None:
         assert await handle.result(10) == list(range(50))
 
 
-async def test_messages_sent_at_once_arrive_once_each(place: Place) -> None:
+async def test_messages_sent_at_once_arrive_in_the_order_of_the_calls(place: Place) -> None:
     async with place.run(collector) as client:
         handle = await client.start(collector, 30)
         await asyncio.gather(*(handle.send("numbers", number) for number in range(30)))

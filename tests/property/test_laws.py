@@ -86,7 +86,8 @@ def test_what_a_later_release_adds_at_the_end_is_left_aside(
 def test_an_older_release_knew_fewer_fields(commit: Commit) -> None:
     raw = msgpack.unpackb(commit.encode())
     raw[6] = [
-        (TAGS[type(event)], *event[: len(event) - len(type(event)._field_defaults)]) for event in commit.events
+        (TAGS[type(event)], *event[: len(event) - len(type(event)._field_defaults)])
+        for event in commit.events
     ]
     read = Commit.decode(msgpack.packb(raw))
     for was, now in zip(commit.events, read.events, strict=True):
