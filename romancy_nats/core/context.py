@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, MutableMapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import cached_property
@@ -147,14 +147,22 @@ class WorkflowContext:
 
     # --- waiting for others
 
+    @overload
+    async def wait_event(
+        self, type: str, *, key: str | None = None, timeout: Duration | None = None, model: type[M]
+    ) -> ReceivedEvent[M]: ...
+    @overload
+    async def wait_event(
+        self, type: str, *, key: str | None = None, timeout: Duration | None = None, model: None = None
+    ) -> ReceivedEvent[Any]: ...
     async def wait_event(
         self,
         type: str,
         *,
         key: str | None = None,
         timeout: Duration | None = None,
-        model: type[M] | None = None,
-    ) -> ReceivedEvent[M]:
+        model: Any = None,
+    ) -> ReceivedEvent[Any]:
         """Wait for the next event of this type (and key, if given). One sent before is not heard.
 
         Raises EventTimeoutError after `timeout`, and pydantic's ValidationError when the data does not fit `model`.
@@ -173,15 +181,23 @@ class WorkflowContext:
             waiting.end(wait)
         return opened_event(event, model)
 
+    @overload
+    def events(
+        self, type: str, key: str | None = None, *, model: type[M]
+    ) -> AbstractAsyncContextManager[AsyncIterator[ReceivedEvent[M]]]: ...
+    @overload
+    def events(
+        self, type: str, key: str | None = None, *, model: None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[ReceivedEvent[Any]]]: ...
     @asynccontextmanager
     async def events(
-        self, type: str, key: str | None = None, *, model: type[M] | None = None
-    ) -> AsyncGenerator[AsyncIterator[ReceivedEvent[M]]]:
+        self, type: str, key: str | None = None, *, model: Any = None
+    ) -> AsyncGenerator[AsyncIterator[ReceivedEvent[Any]]]:
         """All events of this type (and key) from here to the end of the block; none is missed between two reads."""
         waiting = self._acting.waiting
         wait = waiting.start(EVENT, type, key, stream=True)
 
-        async def stream() -> AsyncGenerator[ReceivedEvent[M]]:
+        async def stream() -> AsyncGenerator[ReceivedEvent[Any]]:
             while True:
                 yield opened_event(cast("EventReceived", await waiting.answer(wait)), model)
 
@@ -191,9 +207,19 @@ class WorkflowContext:
         finally:
             waiting.end(wait)
 
+    @overload
     async def receive(
-        self, channel: str, timeout: Duration | None = None, model: type[M] | None = None
-    ) -> ReceivedMessage[M]:
+        self, channel: str, timeout: Duration | None = None, *, model: type[M]
+    ) -> ReceivedMessage[M]: ...
+    @overload
+    async def receive(self, channel: str, timeout: Duration | None, model: type[M]) -> ReceivedMessage[M]: ...
+    @overload
+    async def receive(
+        self, channel: str, timeout: Duration | None = None, model: None = None
+    ) -> ReceivedMessage[Any]: ...
+    async def receive(
+        self, channel: str, timeout: Duration | None = None, model: Any = None
+    ) -> ReceivedMessage[Any]:
         """The next message on a channel, in the order in which its sender sent them; unread ones are kept.
 
         Raises MessageTimeoutError after `timeout`, and pydantic's ValidationError when the data does not fit `model`.
