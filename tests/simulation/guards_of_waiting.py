@@ -17,7 +17,6 @@ from romancy_nats.runtime.effects import Effects
 from romancy_nats.runtime.engine import Engine
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.janitor import Janitor
-from romancy_nats.runtime.ownership import Ownership
 from romancy_nats.runtime.registrations import Registrations
 from romancy_nats.runtime.sweeper import Sweeper
 from romancy_nats.runtime.writing import read_record
@@ -156,24 +155,6 @@ def resume_answered_from_memory(patch: Patch) -> None:
             await handle(self, delivery)
 
     patch.setattr(messages_module.Messages, "handle", remembered)
-
-
-def memory_of_any_revision(patch: Patch) -> None:
-    """The code that rested in memory goes on, although others had the instance since (L4)."""
-    keep = Engine._keep
-
-    class Anything(int):
-        def __eq__(self, other: object) -> bool:
-            return True
-
-        __hash__ = int.__hash__
-
-    def kept(self: Any, instance: Any) -> None:
-        instance.revision = Anything(instance.revision)
-        keep(self, instance)
-
-    patch.setattr(Ownership, "held", lambda self, key: read_record(self.engine.world, key))
-    patch.setattr(Engine, "_keep", kept)
 
 
 def drained_with_something_in_hand(patch: Patch) -> None:

@@ -175,7 +175,7 @@ def pending_not_begun_again(patch: Patch) -> None:
 
 
 def abandoned_goes_on(patch: Patch) -> None:
-    patch.setattr(Instance, "_give_up", lambda self, id: None)
+    patch.setattr(Effects, "give_up", lambda self, id: None)
 
 
 def completion_recorded_twice(patch: Patch) -> None:

@@ -389,7 +389,7 @@ class _Run:
         """Give the last acks, expiries and sweeps the time that they may take."""
         server = self.server
         streams = (server.start_stream, server.messages_stream, server.timers_stream, server.events.stream)
-        for _ in range(40):
+        for _ in range(80):
             if not any(stream.messages for stream in streams) and self._archived():
                 return
             await asyncio.sleep(10)
