@@ -90,6 +90,7 @@ class InstanceInfo:
     waiting_for: tuple[str, ...] = ()
     parent: str | None = None
     attributes: dict[str, Any] | None = None
+    memo: dict[str, Any] | None = None
     takeovers: int = 0
 
     @staticmethod
@@ -113,6 +114,7 @@ class InstanceInfo:
             waiting_for=tuple(record.waiting_for),
             parent=record.parent or None,
             attributes=dict(record.attributes),
+            memo=dict(record.memo),
             takeovers=record.takeovers,
         )
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import inspect
 import sys
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from datetime import datetime
 from types import FrameType
 from typing import (
     TYPE_CHECKING,
     Any,
     Concatenate,
     Generic,
-    Literal,
     ParamSpec,
     Protocol,
     TypeVar,
@@ -28,6 +26,7 @@ from romancy_nats.core.ids import check_id, check_name
 from romancy_nats.core.parameters import Parameters
 from romancy_nats.core.payload import ValueCodec
 from romancy_nats.core.retry import Duration, RetryPolicy, seconds
+from romancy_nats.core.start_options import OnConflict, StartOptions
 from romancy_nats.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -242,15 +241,6 @@ def _make(fn: Any, **options: Any) -> Activity[..., Any]:
     return SyncActivity[..., Any](fn, **options)
 
 
-@dataclass(frozen=True, slots=True)
-class StartOptions:
-    """How one start of a workflow differs from the usual."""
-
-    id: str | None = None
-    timeout: float | None = None
-    on_conflict: Literal["join", "fail", "restart_ended"] = "join"
-
-
 class Workflow(Generic[P, R]):
     """A workflow: an `async def` whose first parameter is the context. Calling it directly is a plain call."""
 
@@ -294,13 +284,30 @@ class Workflow(Generic[P, R]):
         self,
         *,
         id: str | None = None,
-        timeout: float | timedelta | None = None,
-        on_conflict: Literal["join", "fail", "restart_ended"] = "join",
+        timeout: Duration | None = None,
+        on_conflict: OnConflict = "join",
+        start_delay: Duration | None = None,
+        start_at: datetime | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        memo: Mapping[str, Any] | None = None,
+        retention: Duration | None = None,
     ) -> Workflow[P, R]:
-        """The same workflow with options for one start."""
+        """The same workflow with options for one start.
+
+        It begins `start_delay` after the server has the start, or at `start_at` (aware), and is `queued` until then.
+        `attributes` and `memo` (JSON) are kept in its record, which is kept for `retention` once it has ended.
+        """
         other = _copy(self)
-        limit = None if timeout is None else seconds(timeout)
-        other.start_options = StartOptions(None if id is None else check_id(id), limit, on_conflict)
+        other.start_options = StartOptions.checked(
+            id=id,
+            timeout=timeout,
+            on_conflict=on_conflict,
+            start_delay=start_delay,
+            start_at=start_at,
+            attributes=attributes,
+            memo=memo,
+            retention=retention,
+        )
         return other
 
     def __call__(self, ctx: WorkflowContext, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:

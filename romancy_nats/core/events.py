@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class WorkflowStarted(NamedTuple):
-    """Delivery: the first event of a generation. `deadline` is in µs since the epoch, 0 for none."""
+    """Delivery: the first event of a generation. `deadline` and `begin_at` are in µs since the epoch, 0 for none."""
 
     workflow: str
     input: bytes
@@ -20,6 +20,7 @@ class WorkflowStarted(NamedTuple):
     sequence: int = 0
     deadline: int = 0
     trace: str = ""
+    begin_at: int = 0
 
 
 class ActivityCompleted(NamedTuple):
@@ -275,7 +276,7 @@ TAGS: dict[type[Event], int] = {
 }
 CLASSES: dict[int, type[Event]] = {tag: event for event, tag in TAGS.items()}
 FIRST_COMMAND_TAG = 32
-SHORTEST: dict[type[Event], int] = {ActivityAttemptFailed: 4}
+SHORTEST: dict[type[Event], int] = {WorkflowStarted: 7, ActivityAttemptFailed: 4}
 """How many fields an event had when it was first recorded. What was added since is written only where it says
 something, so that an old history comes back as it was."""
 

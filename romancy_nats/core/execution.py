@@ -91,6 +91,8 @@ class Execution:
         self.timers: dict[str, WorkflowTimer] = {}
         self.ending: Ending | None = None
         self.compensating = False
+        self.delayed = False
+        """Whether its start lies ahead."""
         self.replaying = False
         self.seen: set[tuple[str, int]] = set()
         self.seen_ids: set[str] = set()
@@ -423,6 +425,7 @@ class Execution:
 
     async def _body(self, started: WorkflowStarted) -> Ending:
         try:
+            await self._until(started.begin_at)
             args, kwargs = self.workflow.parameters.decode(started.input)
             returned = await self.workflow.fn(self._context, *args, **kwargs)
             result = fitting(self.workflow.result.encode(returned), f"the result of {self.key!r}")
@@ -438,6 +441,15 @@ class Execution:
         if failure is None:
             return WorkflowCompleted(result)
         return WorkflowFailed(Failure.of(failure).encode())
+
+    async def _until(self, begin_at: int) -> None:
+        """A delayed start waits like any sleep: recorded, woken by the server, cancelled before the body is entered."""
+        self.delayed = begin_at > 0
+        try:
+            if self.delayed:
+                await asyncio.sleep(max(0.0, begin_at / MICROSECONDS - self.loop.time()))
+        finally:
+            self.delayed = False
 
     async def _cancel_children(self) -> None:
         me = asyncio.current_task(self.loop)

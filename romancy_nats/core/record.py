@@ -72,6 +72,9 @@ class InstanceRecord:
     error: str = ""
     result: str = ""
     attributes: dict[str, Any] = field(default_factory=dict[str, Any])
+    memo: dict[str, Any] = field(default_factory=dict[str, Any])
+    retention: float = 0.0
+    """Seconds that the record is kept once it has ended; 0 for what the workers are set to."""
     code: str = ""
     archived: list[int] = field(default_factory=list[int])
     """Where the history is once it has left the ledger."""
@@ -80,6 +83,11 @@ class InstanceRecord:
     write: str = ""
     """Fresh for each write, so that a write whose answer was lost is recognised when read back (L3)."""
     version: int = 1
+
+    @property
+    def let_go(self) -> bool:
+        """Whether a worker gave it back unfinished: anybody may take it up at once, as a delayed start may not."""
+        return self.status is InstanceStatus.QUEUED and not self.owner and not self.next_due
 
     def encode(self) -> bytes:
         """JSON without the fields that say nothing."""

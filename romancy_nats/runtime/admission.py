@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from romancy_nats.core.events import (
     ActivityAttemptFailed,
@@ -45,7 +45,9 @@ def is_early(instance: Instance, event: Delivered, held: HeldDelivery) -> bool:
     return instance.execution.waiting.out_of_order(event.sender, event.order)
 
 
-def is_over(event: Delivered) -> bool:
+def is_over(
+    event: Delivered,
+) -> TypeGuard[ActivityCompleted | ActivityFailed | ActivityAttemptFailed]:
     """Whether it says that the attempts of an activity have come to an end, for good or until their next time."""
     if isinstance(event, ActivityAttemptFailed):
         return bool(event.retry_at)

@@ -39,6 +39,7 @@ async def take_over(owner: Owner, key: InstanceKey, held: Held) -> tuple[Instanc
         owner=owner.lease.incarnation,
         commits=commits,
         takeovers=takeovers if record.owner else 0,
+        started=record.started or microseconds(owner.world),
         updated=microseconds(owner.world),
         waiting_for=[],
         error="",

@@ -369,13 +369,13 @@ class Instance:
                 self._turn()
 
     def may_rest(self) -> bool:
-        """Whether only timers that are not due soon, events and messages are waited for (L6, L8)."""
+        """Whether only timers not due soon, events and messages are waited for (L6, L8); no start ahead is held."""
         if self.effects.attempts or self._inbox or self._early or self._busy or self.stopping:
             return False
         if not idle(self.execution):
             return False
         due = next_due(self.execution)
-        soon = self.owner.world.clock.now() + self.owner.tuning.rest_from
+        soon = self.owner.world.clock.now() + (0.0 if self.execution.delayed else self.owner.tuning.rest_from)
         return due == 0 or due > soon * _MICROSECONDS
 
     def _lingered(self) -> None:

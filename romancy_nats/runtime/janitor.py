@@ -76,7 +76,8 @@ class Janitor:
         if held.record.commits and not await self._engine.world.archive.clear(key, held.record.generation):
             return
         sealed = replace(held.record, sealed=True)
-        await self._engine.world.archive.seal(key, sealed, held.revision, self._engine.tuning.retention)
+        ttl = sealed.retention or self._engine.tuning.retention
+        await self._engine.world.archive.seal(key, sealed, held.revision, ttl)
 
     async def _copy(self, key: InstanceKey, held: Held) -> Held | None:
         world, record = self._engine.world, held.record

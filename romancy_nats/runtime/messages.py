@@ -85,7 +85,7 @@ class Messages:
         if record.status.ended:
             await self._after_the_end(key, record, delivery, kind)
             return
-        resting = not record.owner and record.status is not InstanceStatus.QUEUED
+        resting = not record.owner and not record.let_go
         now = microseconds(self._engine.world)
         overdue = 0 < record.next_due <= now
         if kind == "resume" and resting and not overdue:

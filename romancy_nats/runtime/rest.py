@@ -81,6 +81,8 @@ def _waiting(rested: InstanceRecord, instance: Instance) -> InstanceRecord:
         status = (
             InstanceStatus.WAITING_FOR_EVENT if waits[0].kind == EVENT else InstanceStatus.WAITING_FOR_MESSAGE
         )
+    if instance.execution.delayed:
+        status, names = InstanceStatus.QUEUED, ["start"]
     if rested.status is InstanceStatus.COMPENSATING:
         status = InstanceStatus.COMPENSATING
     return replace(

@@ -111,7 +111,7 @@ class Sweeper:
             return False
         if record.owner:
             return (only is None or record.owner == only) and not await self._is_alive(record.owner)
-        if only is None and record.status is InstanceStatus.QUEUED and record.commits:
+        if only is None and record.let_go and record.commits:
             # Let go by a drain. The message it was given back for may be gone: queues can be purged, the ledger not.
             return True
         if only is None and record.next_due:
