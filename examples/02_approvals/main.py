@@ -65,10 +65,9 @@ async def decide_by_cloudevent(url: str, id: str) -> None:
         {"approved": False, "by": "Ben"},
     )
     connection = await nats.connect(url)
-    jetstream = connection.jetstream()
     headers = {"Content-Type": "application/cloudevents+json"}
-    await jetstream.publish("romancy.event.expense.decided", JSONFormat().write(event), headers=headers)
-    await connection.close()
+    await connection.publish("romancy.event.expense.decided", JSONFormat().write(event), headers=headers)
+    await connection.drain()
 
 
 async def demo(url: str, client: Client) -> None:

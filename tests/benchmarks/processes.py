@@ -117,6 +117,7 @@ class Stage:
                 [sys.executable, "-m", *program],
                 cwd=ROOT,
                 env={**os.environ, "ROMANCY_NATS_URL": self.url, **environment},
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable
 
@@ -18,8 +19,8 @@ def event_cached(stage: Stage, scale: Scale) -> Numbers:
     before = stage.baseline(scale.raw_seconds)
     namespace = stage.namespace()
     with stage.workers(namespace, 1, APP):
-        stage.client(namespace, "set_waiting", _ROUNDS)
-        found = stage.client(namespace, "wake_each", _ROUNDS)
+        client = _waiting(stage, namespace)
+        found = _go(stage, client)
     return _in_round_trips(found, between(before, stage.baseline(scale.raw_seconds)))
 
 
@@ -28,10 +29,24 @@ def event_elsewhere(stage: Stage, scale: Scale) -> Numbers:
     before = stage.baseline(scale.raw_seconds)
     namespace = stage.namespace()
     with stage.workers(namespace, 1, APP):
-        stage.client(namespace, "set_waiting", _ROUNDS)
+        client = _waiting(stage, namespace)
     with stage.workers(namespace, 1, APP):
-        found = stage.client(namespace, "wake_each", _ROUNDS)
+        found = _go(stage, client)
     return _in_round_trips(found, between(before, stage.baseline(scale.raw_seconds)))
+
+
+def _waiting(stage: Stage, namespace: str) -> subprocess.Popen[str]:
+    client = stage.begin_client(namespace, "wake_each", _ROUNDS)
+    assert client.stdout is not None
+    client.stdout.readline()
+    return client
+
+
+def _go(stage: Stage, client: subprocess.Popen[str]) -> Numbers:
+    assert client.stdin is not None
+    client.stdin.write("go\n")
+    client.stdin.flush()
+    return stage.finish(client)
 
 
 def _in_round_trips(found: Numbers, raw: Numbers) -> Numbers:

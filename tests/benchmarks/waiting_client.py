@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+import sys
 import time
+from collections.abc import Callable
 
 from romancy_nats import Client, InstanceStatus
 from tests.benchmarks.waits import EVENT, brief, sleeper, waiter
@@ -26,35 +28,44 @@ async def set_listening(client: Client, count: int) -> Numbers:
     return await _set_waiting(client, count, lambda _: None)
 
 
-async def _set_waiting(client: Client, count: int, key: object) -> Numbers:
+async def _set_waiting(client: Client, count: int, key: Callable[[int], str | None]) -> Numbers:
     began = time.perf_counter()
     have = await client.count(workflow=waiter, status=InstanceStatus.WAITING_FOR_EVENT)
     room = asyncio.Semaphore(AT_A_TIME)
-    assert callable(key)
 
     async def start(n: int) -> None:
         async with room:
             await client.start(waiter.options(id=f"waiter-{n}"), key(n))
 
     await asyncio.gather(*(start(n) for n in range(have, have + count)))
-    while await client.count(workflow=waiter, status=InstanceStatus.WAITING_FOR_EVENT) < have + count:
-        await asyncio.sleep(_LOOK)
+    await _all_waiting(client, have + count)
     return {"rate": count / (time.perf_counter() - began)}
 
 
 async def wake_each(client: Client, count: int) -> Numbers:
-    """From sending an event to the result of the one instance that waits for it, one after another."""
+    """From sending an event to the result of the one instance that waits for it, one after another.
+
+    Says `waiting` when all are at rest, and begins at the next line on its standard input.
+    """
+    starts = (client.start(waiter.options(id=f"waiter-{n}"), f"key-{n}") for n in range(count))
+    handles = await asyncio.gather(*starts)
+    await _all_waiting(client, count)
+    print("waiting", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
     took: list[float] = []
-    for n in range(count):
-        handle = client.get(f"waiter-{n}", waiter)
+    for n, handle in enumerate(handles):
         waiting = asyncio.ensure_future(handle.result(60))
-        await handle.status()
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.01)
         began = time.perf_counter()
         await client.send_event(EVENT, n, key=f"key-{n}")
         await waiting
         took.append(time.perf_counter() - began)
     return {"p50": statistics.median(took), "p99": statistics.quantiles(took, n=100)[98]}
+
+
+async def _all_waiting(client: Client, count: int) -> None:
+    while await client.count(workflow=waiter, status=InstanceStatus.WAITING_FOR_EVENT) < count:
+        await asyncio.sleep(_LOOK)
 
 
 async def wake_all(client: Client, count: int) -> Numbers:
