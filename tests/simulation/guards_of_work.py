@@ -193,7 +193,12 @@ def completion_recorded_twice(patch: Patch) -> None:
 
 
 def late_completion_counts(patch: Patch) -> None:
-    patch.setattr(Instance, "_is_late", lambda self, event: False)
+    moot = instance_module.is_moot
+
+    def never(execution: Any, event: Any) -> bool:
+        return not isinstance(event, ActivityCompleted | ActivityFailed) and moot(execution, event)
+
+    patch.setattr(instance_module, "is_moot", never)
 
 
 def one_attempt_too_few(patch: Patch) -> None:

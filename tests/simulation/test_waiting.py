@@ -129,7 +129,7 @@ class Waiting:
             life += 1
             name = f"w{number}.{life}"
             world = self.server.world(name, faults=self.faults)
-            engine = Engine(world, [waiter], replace(TUNING, label=name, archive_after=1e9))
+            engine = Engine(world, [waiter], replace(TUNING, label=name))
             task = world.spawn(self._engine(world, engine))
             if self.dice.random() < 0.3:
                 world.spawn(self._drain(engine, self.dice.random() * 60))
