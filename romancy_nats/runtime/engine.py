@@ -29,6 +29,7 @@ from romancy_nats.runtime.messages import Messages
 from romancy_nats.runtime.notices import outcome, update_notice
 from romancy_nats.runtime.orphans import Orphans
 from romancy_nats.runtime.ownership import Ownership
+from romancy_nats.runtime.pace import Pace
 from romancy_nats.runtime.queries import Queries
 from romancy_nats.runtime.rest import acknowledge, rest, settle_effects
 from romancy_nats.runtime.sending import lent
@@ -78,6 +79,7 @@ class Engine:
         self._pulls: list[asyncio.Task[None]] = []
         self._services: list[asyncio.Task[None]] = []
         self._room = asyncio.Event()
+        self.pace = Pace(self._room.set)
         self._starting = 0
         self._handling: set[asyncio.Task[None]] = set()
         self._spawned: set[asyncio.Task[None]] = set()
@@ -136,10 +138,11 @@ class Engine:
     async def _pull_starts(self, workflow: str) -> None:
         while True:
             room = self.tuning.concurrency - len(self.instances) - self._starting
+            room = min(room, self.pace.room(self._starting))
             if room <= 0 or not self.lease.valid():
                 await self._wait_for_room()
                 continue
-            for delivery in await self._pull(QueueKind.START, workflow, min(room, _MOST_MESSAGES)):
+            for delivery in await self._pull(QueueKind.START, workflow, room):
                 self._starting += 1
                 self.handle_soon(self._start(delivery), delivery)
 

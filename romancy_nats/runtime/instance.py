@@ -246,6 +246,7 @@ class Instance:
 
     def _commit(self, batch: list[Event], now: int, open: bool) -> None:
         self._busy = True
+        self.owner.pace.sent(self)
         id = self.owner.world.chance.id()
         data = encode_commit(id, self.incarnation, self.revision, now, batch, open)
         n = self.commits + 1
@@ -283,6 +284,7 @@ class Instance:
         self._confirm_carried()
         batch, self._batch = self._batch, []
         self._busy = False
+        self.owner.pace.answered(self)
         if self.dropped:
             return
         if self._begins_to_compensate():
@@ -483,6 +485,7 @@ class Instance:
             return
         self.dropped = True
         self._tell_confirmed()
+        self.owner.pace.answered(self)
         self.close()
         for held in self.held:
             held.delivery.nak()

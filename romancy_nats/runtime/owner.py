@@ -11,6 +11,7 @@ from romancy_nats.core.events import UpdateAnswered
 from romancy_nats.ports import Delivery, World
 from romancy_nats.runtime.attempts import Workshop
 from romancy_nats.runtime.lease import Lease
+from romancy_nats.runtime.pace import Pace
 from romancy_nats.runtime.tuning import Tuning
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class Owner(Protocol):
     tuning: Tuning
     lease: Lease
     workshop: Workshop
+    pace: Pace
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]: ...
     def turn_over(self, instance: Instance) -> None:
