@@ -109,7 +109,7 @@ class Execution:
         """Called with each value that workflow code emits live; never in replay."""
         self.on_violation: Callable[[], None] | None = None
         """Called when a rule of the loop is broken between steps, possibly from another thread."""
-        self._context = WorkflowContext(self, worker_id)
+        self._worker_id = worker_id
         self._commands: list[Command] = []
         self._places: list[str] = []
         self._counts: dict[str, int] = {}
@@ -350,7 +350,7 @@ class Execution:
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """A task of the workflow that it did not begin itself (an update handler)."""
         context = contextvars.Context()
-        context.run(enter_workflow, self._context)
+        context.run(enter_workflow, self._view())
         return self.loop.create_task(work, context=context)
 
     def query(self, name: str, body: object) -> bytes:
@@ -359,7 +359,7 @@ class Execution:
 
         def ask() -> None:
             context = contextvars.Context()
-            context.run(enter_workflow, self._context)
+            context.run(enter_workflow, self._view())
             try:
                 answer.append(context.run(self.handlers.query, name, body))
             except QueryError as error:
@@ -396,19 +396,24 @@ class Execution:
 
     def _begin(self, started: WorkflowStarted) -> None:
         context = contextvars.Context()
-        context.run(enter_workflow, self._context)
-        self._root = self.loop.create_task(self._main(started), name=repr(self.key), context=context)
+        view = self._view()
+        context.run(enter_workflow, view)
+        self._root = self.loop.create_task(self._main(started, view), name=repr(self.key), context=context)
         if started.deadline:
             self.loop.call_at(started.deadline / MICROSECONDS, self._time_out, started)
+
+    def _view(self) -> WorkflowContext:
+        # Not kept: it refers to us, and would make a cycle.
+        return WorkflowContext(self, self._worker_id)
 
     def _time_out(self, started: WorkflowStarted) -> None:
         if self._cancel is None and self._interruptible and self._root is not None:
             self._timed_out = started.deadline / MICROSECONDS
             self._root.cancel("timeout")
 
-    async def _main(self, started: WorkflowStarted) -> None:
+    async def _main(self, started: WorkflowStarted, view: WorkflowContext) -> None:
         self._interruptible = True
-        ending = await self._body(started)
+        ending = await self._body(started, view)
         # From here on neither cancel nor timeout interrupts: what was done is undone to the end.
         self._interruptible = False
         await self._cancel_children()
@@ -423,11 +428,11 @@ class Execution:
         self._emit(ending)
         self.ending = ending
 
-    async def _body(self, started: WorkflowStarted) -> Ending:
+    async def _body(self, started: WorkflowStarted, view: WorkflowContext) -> Ending:
         try:
             await self._until(started.begin_at)
             args, kwargs = self.workflow.parameters.decode(started.input)
-            returned = await self.workflow.fn(self._context, *args, **kwargs)
+            returned = await self.workflow.fn(view, *args, **kwargs)
             result = fitting(self.workflow.result.encode(returned), f"the result of {self.key!r}")
             failure = None
         except (Evicted, GeneratorExit):
@@ -471,7 +476,8 @@ class Execution:
         try:
             await self._activity(undo.id, undo.compensation, undo.input, undo.undoes)
         except Exception:
-            self._context.logger.exception("compensation %s failed", undo.id)
+            logger = self._view().logger
+            logger.exception("compensation %s failed", undo.id)
 
     def _task_failed(self, context: Mapping[str, object]) -> None:
         if not self.replaying:
@@ -491,3 +497,10 @@ class Execution:
         """Close the workflow code for good; every later call in it raises, its commands go nowhere."""
         self.ending = self.ending or WorkflowTerminated("evicted")
         self.loop.close_all()
+        # Freed at once, by reference counts: collections of cycles are rare in a worker, and slow.
+        self._root = None
+        self.on_violation = None
+        self.announce = None
+        self.waiting.close()
+        self.handlers.close()
+        self.timers.clear()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from romancy_nats.core.events import Command, UpdateAnswered, UpdateRequested
+from romancy_nats.core.eviction import refuse_call
 from romancy_nats.core.failure import Failure
 from romancy_nats.core.parameters import Parameters
 from romancy_nats.core.plain import decode_plain, encode_plain
@@ -36,6 +37,12 @@ class Handlers:
         self.running: dict[str, UpdateRequested] = {}
         self.inboxes: dict[str, str] = {}
         """Where the callers of updates wait."""
+
+    def close(self) -> None:
+        """The code is evicted: nothing is to refer to whom it belonged."""
+        self._emit = self._spawn = refuse_call
+        self._queries.clear()
+        self._updates.clear()
 
     def on_query(self, name: str, fn: Callable[..., Any]) -> None:
         """Answer queries of this name with `fn`."""

@@ -387,9 +387,12 @@ class DeterministicLoop(RefusingLoop):
             for task in tasks:
                 _untie(task)
         finally:
-            # What is left must be freed by reference counts alone.
+            # What is left must be freed by reference counts alone: nothing of it may refer to whom it belonged.
             self._append = _refuse_handle
             self._asyncgens = None
+            self._cancellations = None
+            self._as_completed = None
+            self._on_error = self._on_stalled = None
             self._live.clear()
             self._new_timers.clear()
             self.cancelled_timers.clear()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from romancy_nats.core.cloudevents import check_key, check_type
 from romancy_nats.core.events import Command, EventReceived, MessageReceived, WaitEnded, WaitStarted
+from romancy_nats.core.eviction import refuse_call
 
 EVENT = "event"
 MESSAGE = "message"
@@ -41,6 +42,11 @@ class Waits:
         self.open: dict[str, Wait] = {}
         self.unread: dict[str, deque[MessageReceived]] = {}
         self.orders: dict[str, int] = {}
+
+    def close(self) -> None:
+        """The code is evicted: nothing is to refer to whom it belonged."""
+        self._emit = refuse_call
+        self.open.clear()
 
     # --- events
 

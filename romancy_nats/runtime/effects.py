@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from weakref import ref
 
 from romancy_nats.core.events import (
     ActivityAbandoned,
@@ -31,10 +32,17 @@ class Effects:
     """The effects of one instance."""
 
     def __init__(self, instance: Instance) -> None:
-        self._instance = instance
+        self._of = ref(instance)
         self.attempts: dict[str, Attempts] = {}
         self.alarms = Alarms(instance.owner.world.clock)
         self.registrations = Registrations(instance)
+
+    @property
+    def _instance(self) -> Instance:
+        # Weakly: what ends is freed at once, without the collector.
+        instance = self._of()
+        assert instance is not None
+        return instance
 
     def carry_out(self, batch: list[Event]) -> None:
         """Begin what a commit asked for."""
@@ -63,17 +71,17 @@ class Effects:
 
     def begin(self, id: str) -> None:
         """Begin the attempts of a scheduled activity, or wait for the time of its next one."""
-        pending = self._instance.execution.activities.get(id)
-        if pending is None or self._instance.stopping or not self._instance.owner.lease.valid():
+        instance = self._instance
+        pending = instance.execution.activities.get(id)
+        if pending is None or instance.stopping or not instance.owner.lease.valid():
             return
-        if pending.retry_at > self._instance.owner.world.clock.now() * _MICROSECONDS:
+        if pending.retry_at > instance.owner.world.clock.now() * _MICROSECONDS:
             self._retry_later(id, pending.retry_at)
             return
-        instance = self._instance
         generation = instance.record.generation
         attempts = Attempts(instance.owner.workshop, instance.key, generation, pending, instance)
         self.attempts[id] = attempts
-        attempts.task = self._instance.owner.spawn(attempts.run())
+        attempts.task = instance.owner.spawn(attempts.run())
 
     def give_up(self, id: str) -> None:
         """Nobody wants its result any more."""

@@ -496,6 +496,10 @@ class Instance:
     def close(self) -> None:
         """Stop attempts and timers and close the workflow code."""
         self.effects.stop()
+        for handle in (self._linger, self._patience):
+            if handle is not None:
+                handle.cancel()
+        self._linger = self._patience = None
         self.execution.evict()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from typing import TYPE_CHECKING
+from weakref import ref
 
 from romancy_nats.core.events import WaitStarted
 from romancy_nats.core.headers import GENERATION, WAIT
@@ -26,10 +27,17 @@ class Registrations:
     """Registers and unregisters the event waits of one owned instance, in the order of its commands."""
 
     def __init__(self, instance: Instance) -> None:
-        self._instance = instance
+        self._of = ref(instance)
         self._todo: list[tuple[WaitStarted, bool]] = []
         self._task: asyncio.Task[None] | None = None
         self.registered: dict[str, WaitStarted] = {}
+
+    @property
+    def _instance(self) -> Instance:
+        # Weakly: what ends is freed at once, without the collector.
+        instance = self._of()
+        assert instance is not None
+        return instance
 
     def begin(self, started: WaitStarted) -> None:
         """Register, unless it is there already: its place in the stream decides which events it hears."""
@@ -64,16 +72,16 @@ class Registrations:
             self.registered.pop(started.id, None)
         self._todo.append((started, register))
         if self._task is None or self._task.done():
-            self._task = self._instance.owner.spawn(self._run())
+            self._task = self._instance.owner.spawn(self._run(self._instance))
 
     async def done(self) -> None:
         """Return when the server has acknowledged all of it, or the memory is gone."""
         while self._task is not None and not self._task.done():
             await asyncio.wait([self._task])
 
-    async def _run(self) -> None:
+    async def _run(self, instance: Instance) -> None:
         pause = _PAUSE
-        while self._todo and not self._instance.dropped:
+        while self._todo and not instance.dropped:
             started, register = self._todo[0]
             trouble = await self._carry_out(started, register=register)
             if not trouble:
@@ -81,7 +89,7 @@ class Registrations:
                 pause = _PAUSE
                 continue
             if pause >= 1.0:
-                _log.warning("%r: %s of %s: %s", self._instance.key, _verb(register), started.name, trouble)
+                _log.warning("%r: %s of %s: %s", instance.key, _verb(register), started.name, trouble)
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
