@@ -49,6 +49,7 @@ LATE: dict[str, float] = {"late_write": 0.1, "crash": 0.04, "latency": 1.0, "wor
 STALE: dict[str, float] = {"stale_read": 0.5, "stale_by": 30, "replicas": 3, "crash": 0.02}
 ALONE: dict[str, float] = {**STALLING, "pause_for": 30, "late_expiry": 0, "workers": 1}
 
+DOUBTFUL: dict[str, float] = {"no_responders": 0.5, "late_expiry": 1.0, "late_expiry_by": 30, "crash": 0}
 UNSURE: dict[str, float] = {"committed_error": 0.2, "lost_ack": 0.2, "crash": 0.05, "latency": 0.3}
 
 MUTANTS = (
@@ -117,7 +118,7 @@ MUTANTS = (
     Mutant("L6", waiting.own_message_gets_no_number, 83, "came after the later", UNSURE),
     Mutant("L8", waiting.due_fires_what_comes_later, 111, "before it was due"),
     Mutant("L8", waiting.nothing_promised, 8, "and a timer is due"),
-    Mutant("L8", waiting.retry_begun_at_once, 0, "before its time", SHORT_STALLS),
+    Mutant("L8", waiting.retry_begun_at_once, 0, "before its time", DOUBTFUL),
     Mutant("L9", waiting.drained_with_something_in_hand, 591, "WorkflowStalledError", STALLING),
     Mutant("archive", waiting.the_living_are_archived, 14, "archived although"),
     Mutant("archive", waiting.cleared_before_it_is_archived, 7, "when no archive had it"),

@@ -17,7 +17,7 @@ from romancy_nats.testing.memory import MemoryServer
 from romancy_nats.testing.virtual_time import VirtualTimeLoop, clear
 from tests.simulation.schedule import LONGEST, TUNING, plan
 
-SCHEDULES = int(os.environ.get("ROMANCY_WAITING_SCHEDULES", "250"))
+SCHEDULES = int(os.environ.get("ROMANCY_WAITING_SCHEDULES", "125"))
 CHUNK = 125
 MUST_FIRE = ("crash", "pause", "lost_ack", "late_write_landed", "duplicate", "outage", "drain", "stale_read")
 
