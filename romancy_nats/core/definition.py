@@ -21,7 +21,7 @@ from typing import (
     overload,
 )
 
-from romancy_nats.core.annotations import result_annotation
+from romancy_nats.core.codecs import Codecs
 from romancy_nats.core.ids import check_id, check_name
 from romancy_nats.core.parameters import Parameters
 from romancy_nats.core.payload import ValueCodec
@@ -71,23 +71,17 @@ class Activity(Generic[P, R]):
         self.id: str | None = None
         self.__doc__ = fn.__doc__
         self.__wrapped__ = fn
-        self._names = _local_names(fn)
-        self._parameters: Parameters | None = None
-        self._result: ValueCodec[R] | None = None
+        self._codecs: Codecs[R] = Codecs(fn, _local_names(fn))
 
     @property
     def parameters(self) -> Parameters:
-        """The codec of the arguments; made on first use, when forward references can be resolved."""
-        if self._parameters is None:
-            self._parameters = Parameters(self.fn, names=self._names)
-        return self._parameters
+        """The codec of the arguments."""
+        return self._codecs.parameters
 
     @property
     def result(self) -> ValueCodec[R]:
         """The codec of the result."""
-        if self._result is None:
-            self._result = ValueCodec[R](result_annotation(self.fn, self._names))
-        return self._result
+        return self._codecs.result
 
     def options(
         self,
@@ -112,7 +106,7 @@ class Activity(Generic[P, R]):
     def _bound(self, owner: object) -> Self:
         other = _copy(self)
         other.fn = self.fn.__get__(owner)
-        other._parameters = None
+        other._codecs = self._codecs.bound
         return other
 
     def __repr__(self) -> str:
@@ -262,23 +256,17 @@ class Workflow(Generic[P, R]):
         self.code = _code_version(fn)
         self.__doc__ = fn.__doc__
         self.__wrapped__ = fn
-        self._names = _local_names(fn)
-        self._parameters: Parameters | None = None
-        self._result: ValueCodec[R] | None = None
+        self._codecs: Codecs[R] = Codecs(fn, _local_names(fn), skip_first=True)
 
     @property
     def parameters(self) -> Parameters:
         """The codec of the arguments after the context."""
-        if self._parameters is None:
-            self._parameters = Parameters(self.fn, skip_first=True, names=self._names)
-        return self._parameters
+        return self._codecs.parameters
 
     @property
     def result(self) -> ValueCodec[R]:
         """The codec of the result."""
-        if self._result is None:
-            self._result = ValueCodec[R](result_annotation(self.fn, self._names))
-        return self._result
+        return self._codecs.result
 
     def options(
         self,

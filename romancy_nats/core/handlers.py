@@ -112,6 +112,8 @@ class Handlers:
 
     def reject_all(self) -> None:
         """The instance ends: nobody will carry out what is left."""
+        if not self.running:
+            return
         failure = Failure.of(RomancyError("the instance ended before the update was carried out")).encode()
         for id in list(self.running):
             self._answer(UpdateAnswered(id, failure=failure, rejected=True))

@@ -98,7 +98,14 @@ class Attempts:
             self.task.cancel()
 
     async def run(self) -> None:
-        """Try until it is completed or has failed for good."""
+        """Try until it is completed or has failed for good, or waits for long."""
+        try:
+            await self._run()
+        finally:
+            # Freed at once: the task and what it runs in refer to us.
+            self.task = self._context = None
+
+    async def _run(self) -> None:
         pending, workshop = self._pending, self._workshop
         policy = pending.activity.retry or workshop.tuning.retry
         attempt = pending.attempts
