@@ -1,4 +1,4 @@
-"""The checker's own test for what waits: a clean run, one thing in its data spoiled, and the rule that has to see it."""
+"""The checker's own test for what waits: a clean run, one thing in it spoiled, and the rule that has to see it."""
 
 from __future__ import annotations
 
