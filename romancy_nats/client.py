@@ -26,8 +26,9 @@ from romancy_nats.errors import (
     StartRejectedError,
     StorageError,
 )
-from romancy_nats.handle import InstanceInfo, Notice, OwnStart, WorkflowHandle, untyped
+from romancy_nats.handle import InstanceInfo, OwnStart, WorkflowHandle, untyped
 from romancy_nats.ports import Message, Refusal, Refused, World
+from romancy_nats.runtime.notices import Notice
 from romancy_nats.runtime.outbox import Outbox
 from romancy_nats.runtime.writing import read_record
 from romancy_nats.settings import Settings

@@ -41,7 +41,7 @@ from romancy_nats.errors import (
 from romancy_nats.ports import Duplicate, Message
 from romancy_nats.runtime.asking import UpdateCall, ask_query
 from romancy_nats.runtime.messages import ENDING_KINDS
-from romancy_nats.runtime.notices import Outcome, read_outcome
+from romancy_nats.runtime.notices import Notice, heard
 from romancy_nats.runtime.outbox import update_message
 from romancy_nats.runtime.queries import ask_body
 from romancy_nats.runtime.rejection import end_unclaimed
@@ -129,19 +129,6 @@ def _first_look(own: OwnStart | None) -> float:
 
 def _moment(micros: int) -> datetime | None:
     return datetime.fromtimestamp(micros / 1_000_000, UTC) if micros else None
-
-
-class Notice:
-    """Where the outcome of a start lands when the worker tells it."""
-
-    def __init__(self) -> None:
-        self.outcome: Outcome | None = None
-        self.news = asyncio.Event()
-
-    def __call__(self, data: bytes) -> None:
-        """Take what arrived."""
-        self.outcome = read_outcome(data) or self.outcome
-        self.news.set()
 
 
 @dataclass(slots=True, frozen=True)
@@ -346,14 +333,16 @@ class WorkflowHandle(Generic[R]):
     async def _result(self) -> R:
         own = self._own_start
         looked, self._looked = self._looked, True
-        if self._started and not looked and await self._noticed(_first_look(own)):
-            outcome = self._notice.outcome
-            if outcome is not None and outcome.status is InstanceStatus.COMPLETED and outcome.has_payload:
-                return self._codec.decode(outcome.payload)
+        first_look = self._started and not looked and await heard(self._notice.news, _first_look(own))
+        if first_look and (result := self._notice.result) is not None:
+            return self._codec.decode(result)
         record = await self._record()
-        if not await self._is_over(record):
-            record = await self._wait()
-        return await self._conclude(record)
+        if await self._is_over(record):
+            return await self._conclude(record)
+        ended = await self._wait()
+        if ended is None:
+            return self._codec.decode(self._notice.result or b"")
+        return await self._conclude(ended)
 
     async def _is_over(self, record: InstanceRecord) -> bool:
         stalled = record.status is InstanceStatus.STALLED and record.write != self._retried
@@ -371,16 +360,10 @@ class WorkflowHandle(Generic[R]):
         latest = await read_record(self._client.world, key)
         return latest is not None and latest.record.start == record.start
 
-    async def _noticed(self, wait: float) -> bool:
-        try:
-            async with asyncio.timeout(wait):
-                await self._notice.news.wait()
-        except TimeoutError:
-            return False
-        return True
+    async def _wait(self) -> InstanceRecord | None:
+        """The record of the end, or None when a notice brought the result.
 
-    async def _wait(self) -> InstanceRecord:
-        """Look at the record now and then in case a hint was lost; follow the commits where no notice will come.
+        Look at the record now and then in case a hint was lost; follow the commits where no notice will come.
 
         Thousands of clients that read at every commit would take the server from the work they wait for.
         """
@@ -400,10 +383,12 @@ class WorkflowHandle(Generic[R]):
                     unfollow = await follow(key, lambda _generation, _n: news.set())
                     pause = _FIRST_PAUSE
                     continue
-                heard = await self._noticed(pause)
+                self._notice.told.clear()
+                news_came = await heard(news, pause)
                 # The record follows its last commit by one write, which takes as long as a disk takes.
-                pause = _AFTER_NEWS if heard else min(pause * 2, _LONGEST_PAUSE)
-                await asyncio.sleep(_AFTER_NEWS)
+                pause = _AFTER_NEWS if news_came else min(pause * 2, _LONGEST_PAUSE)
+                if await heard(self._notice.told, _AFTER_NEWS) and self._notice.result is not None:
+                    return None
         finally:
             if unfollow is not None:
                 await unfollow()

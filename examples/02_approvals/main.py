@@ -64,7 +64,7 @@ async def decide_by_cloudevent(url: str, id: str) -> None:
         {"type": "expense.decided", "source": "/erp", "id": "1", "specversion": "1.0", "subject": id},
         {"approved": False, "by": "Ben"},
     )
-    connection = await nats.connect(url)
+    connection = await nats.connect(url)  # pyright: ignore[reportUnknownMemberType]
     headers = {"Content-Type": "application/cloudevents+json"}
     await connection.publish("romancy.event.expense.decided", JSONFormat().write(event), headers=headers)
     await connection.drain()

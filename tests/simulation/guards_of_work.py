@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from romancy_nats import client as client_module
+from romancy_nats import handle as handle_module
 from romancy_nats.core.events import ActivityCompleted, ActivityFailed, TimerFired
 from romancy_nats.core.execution import Execution
 from romancy_nats.core.saga import Saga
-from romancy_nats.handle import WorkflowHandle
 from romancy_nats.runtime import instance as instance_module
 from romancy_nats.runtime.effects import Effects
 from romancy_nats.runtime.engine import Engine
@@ -19,6 +19,7 @@ from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.intake import Intake
 from romancy_nats.runtime.lease import Lease
 from romancy_nats.runtime.messages import Messages
+from romancy_nats.runtime.notices import heard
 from romancy_nats.runtime.owner import HeldDelivery
 from romancy_nats.runtime.ownership import Ownership
 from romancy_nats.runtime.sweeper import Sweeper
@@ -261,8 +262,8 @@ def client_takes_silence_for_yes(patch: Patch) -> None:
 
 
 def client_waits_for_news_only(patch: Patch) -> None:
-    noticed = WorkflowHandle._noticed
-    patch.setattr(WorkflowHandle, "_noticed", lambda self, wait: noticed(self, 1e9))
+    # The moment after news stays what it is.
+    patch.setattr(handle_module, "heard", lambda news, wait: heard(news, 1e9 if wait > 0.01 else wait))
 
 
 def put_off_turn_is_lost(patch: Patch) -> None:
