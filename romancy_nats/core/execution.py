@@ -58,6 +58,7 @@ from romancy_nats.core.loop import DeterministicLoop, Evicted, WorkflowTimer
 from romancy_nats.core.pending import PendingActivity, rebuilt
 from romancy_nats.core.plain import encode_plain
 from romancy_nats.core.saga import Saga, Undo
+from romancy_nats.core.tasks import cancel_others
 from romancy_nats.core.waits import Waits
 from romancy_nats.errors import (
     DeterminismError,
@@ -107,7 +108,7 @@ class Execution:
         """Whether a query changed something after all: this memory is to be dropped."""
         self.announce: Callable[[bytes], None] | None = None
         """Called with each value that workflow code emits live; never in replay."""
-        self.on_violation: Callable[[], None] | None = None
+        self.on_violation: Callable[[], object] | None = None
         """Called when a rule of the loop is broken between steps, possibly from another thread."""
         self._worker_id = worker_id
         self._commands: list[Command] = []
@@ -416,7 +417,7 @@ class Execution:
         ending = await self._body(started, view)
         # From here on neither cancel nor timeout interrupts: what was done is undone to the end.
         self._interruptible = False
-        await self._cancel_children()
+        await cancel_others(self.loop.live_tasks(), "the workflow has ended")
         if not isinstance(ending, WorkflowCompleted):
             await self._compensate(ending)
         self.handlers.reject_all()
@@ -455,14 +456,6 @@ class Execution:
                 await asyncio.sleep(max(0.0, begin_at / MICROSECONDS - self.loop.time()))
         finally:
             self.delayed = False
-
-    async def _cancel_children(self) -> None:
-        me = asyncio.current_task(self.loop)
-        children = [task for task in self.loop.live_tasks() if task is not me]
-        for task in children:
-            task.cancel("the workflow has ended")
-        if children:
-            await asyncio.gather(*children, return_exceptions=True)
 
     async def _compensate(self, ending: Ending) -> None:
         undos = self.saga.newest_first()

@@ -89,7 +89,7 @@ class Instance:
         self._confirmed: list[asyncio.Future[None]] = []
         execution.announce = self._emitted.append
         loop = asyncio.get_running_loop()
-        execution.on_violation = lambda: _ignore(loop.call_soon_threadsafe(self._rule_broken))
+        execution.on_violation = lambda: loop.call_soon_threadsafe(self._rule_broken)
 
     # --- what arrives
 
@@ -353,14 +353,13 @@ class Instance:
         elif self._early:
             self._be_patient()
         elif self._linger is None and self.may_rest():
-            linger = self.owner.tuning.linger
-            self._linger = asyncio.get_running_loop().call_later(linger, self._lingered)
+            self._linger = asyncio.get_running_loop().call_later(self.owner.tuning.linger, self._lingered)
 
     def _be_patient(self) -> None:
         """Wait for the message that is missing, but not for ever."""
         if self._patience is None:
-            pause = self.owner.tuning.ack_wait / 4
-            self._patience = asyncio.get_running_loop().call_later(pause, self._look_at_early)
+            pause, loop = self.owner.tuning.ack_wait / 4, asyncio.get_running_loop()
+            self._patience = loop.call_later(pause, self._look_at_early)
 
     def _look_at_early(self) -> None:
         self._patience = None
@@ -469,10 +468,8 @@ class Instance:
         while self._busy and not self.dropped and not self.rested.done() and waited < most:
             await asyncio.sleep(0.01)
             waited += 0.01
-        if self._busy:
-            return False
-        self._busy = True  # the rest is being written: nothing else may be (L3)
-        return True
+        quiet, self._busy = not self._busy, True  # the rest is being written: nothing else may be (L3)
+        return quiet
 
     @property
     def at_work(self) -> bool:
@@ -496,12 +493,7 @@ class Instance:
     def close(self) -> None:
         """Stop attempts and timers and close the workflow code."""
         self.effects.stop()
-        for handle in (self._linger, self._patience):
-            if handle is not None:
-                handle.cancel()
+        for handle in filter(None, (self._linger, self._patience)):
+            handle.cancel()
         self._linger = self._patience = None
         self.execution.evict()
-
-
-def _ignore(_handle: asyncio.Handle) -> None:
-    """The loop runs it; there is nothing to wait for."""
