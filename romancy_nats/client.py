@@ -18,6 +18,7 @@ from romancy_nats.core.ids import InstanceKey, check_id, check_name
 from romancy_nats.core.parameters import fingerprint
 from romancy_nats.core.payload import ValueCodec
 from romancy_nats.core.record import InstanceStatus
+from romancy_nats.core.start_options import StartOptions
 from romancy_nats.core.starting import write_start
 from romancy_nats.errors import (
     InstanceConflictError,
@@ -199,7 +200,11 @@ class Client:
         return await self.start_plain(key, {"args": builtins.list(args), "kwargs": kwargs})
 
     async def start_plain(
-        self, key: InstanceKey, body: object, codec: ValueCodec[Any] | None = None
+        self,
+        key: InstanceKey,
+        body: object,
+        codec: ValueCodec[Any] | None = None,
+        options: StartOptions | None = None,
     ) -> WorkflowHandle[Any]:
         """Start a workflow by name with a plain body, as a bare message would; its worker checks the arguments."""
         try:
@@ -215,6 +220,7 @@ class Client:
             CONTENT_TYPE: "application/msgpack",
             NOTIFY: inbox,
             MESSAGE_ID: message_id,
+            **(options or StartOptions()).headers(),
         }
         await self._publish(key.workflow, data, headers)
         return WorkflowHandle(self, key.id, key.workflow, codec or untyped(), notice=notice, give_up=give_up)

@@ -204,6 +204,18 @@ def test_start_prints_the_id_and_result_the_result(cli: Cli, worker: Process) ->
     assert cli.json("result", id) == {"workflow": "order", "id": id, "status": "completed", "result": told}
 
 
+def test_a_start_may_begin_later(cli: Cli, worker: Process) -> None:
+    later = cli("start", "order", "--input", '{"item": "tree"}', "--after", "3600").stdout.strip()
+    in_2099 = cli("start", "order", "--input", '{"item": "x"}', "--at", "2099-01-01T00:00").stdout.strip()
+    for id in (later, in_2099):
+        assert cli.json("status", id)["status"] == "queued"
+        cli("cancel", id)
+        cli("result", id, exit=1)
+    soon = cli.json("start", "order", "--input", '{"item": "tea"}', "--after", "0.2", "--wait")
+    assert soon["result"]["told"] == "reserved tea"
+    cli("start", "order", "--after", "1", "--at", "2099-01-01T00:00", exit=2)
+
+
 def test_workers_have_a_fixed_hash_seed(cli: Cli, worker: Process) -> None:
     assert cli.json("start", "order", "--input", '["x"]', "--wait")["result"]["seed"] == "0"
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
-from romancy_nats import ReceivedEvent, ReceivedMessage, WorkflowContext, workflow
+from romancy_nats import Client, ReceivedEvent, ReceivedMessage, WorkflowContext, WorkflowHandle, workflow
 
 
 @dataclass
@@ -32,3 +32,16 @@ async def waits(ctx: WorkflowContext) -> int:
             assert_type(payment, ReceivedEvent[Paid])
             return payment.data.amount
     return 0
+
+
+async def delayed(client: Client) -> None:
+    options = waits.options(
+        id="order-17",
+        start_delay=timedelta(days=1),
+        attributes={"customer": "Ann"},
+        memo={"why": "test"},
+        retention=timedelta(days=30),
+    )
+    assert_type(await client.execute(options), int)
+    assert_type(await client.start(waits.options(start_at=datetime.now(UTC))), WorkflowHandle[int])
+    waits.options(start_delay="soon")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
