@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -170,13 +171,16 @@ def run(plan: Plan, plant: Callable[[Finished], None] | None = None) -> Report:
     # Finalizers run when the collector says so, which depends on what ran before in this process.
     collecting = gc.isenabled()
     gc.disable()
-    try:
-        return loop.run_until_complete(_whole(loop, plan, plant))
-    finally:
-        clear(loop)
-        loop.close()
-        if collecting:
-            gc.enable()
+    with warnings.catch_warnings():
+        # A workflow that is closed in its `finally` has made coroutines there that nobody runs any more.
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited")
+        try:
+            return loop.run_until_complete(_whole(loop, plan, plant))
+        finally:
+            clear(loop)
+            loop.close()
+            if collecting:
+                gc.enable()
 
 
 async def _whole(loop: VirtualTimeLoop, plan: Plan, plant: Callable[[Finished], None] | None) -> Report:
