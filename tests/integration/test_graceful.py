@@ -21,7 +21,7 @@ from romancy_nats.jetstream.connection import Connection
 from romancy_nats.jetstream.server import EmbeddedServer
 from romancy_nats.runtime.keepalive import Keepalive
 from tests.integration import lives
-from tests.integration.lives import Line, blocking, chain, deadly
+from tests.integration.lives import Line, blocking, chain, deadly, faltering
 from tests.integration.place import Place, until, until_status
 
 pytestmark = pytest.mark.anyio
@@ -421,3 +421,18 @@ async def test_a_service_that_fails_ends_the_worker_loudly(
         patch.setattr(Keepalive, "run", fail)
         async with asyncio.timeout(5), place.worker(sleeper):
             await asyncio.sleep(60)
+
+
+@pytest.mark.slow
+async def test_a_back_off_and_its_count_survive_the_kill_of_the_worker(crew: Crew) -> None:
+    async with crew.place.client() as client:
+        first = await crew.start(lease_ttl=1)
+        handle = await client.start(faltering)
+        await until(lambda: len(crew.lines("begin")) == 1)
+        await until_status(handle, "waiting_for_timer")
+        first.kill()
+        second = await crew.start(lease_ttl=1)
+        assert await handle.result(20) == 2
+    failed, done = crew.lines("begin")
+    assert (failed.pid, done.pid) == (first.pid, second.pid)
+    assert done.at - failed.at >= 6.0
