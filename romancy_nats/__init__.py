@@ -8,6 +8,7 @@ from romancy_nats.app import App
 from romancy_nats.client import Client
 from romancy_nats.core.context import WorkflowContext, current_workflow
 from romancy_nats.core.definition import Activity, Workflow, activity, compensation, workflow
+from romancy_nats.core.received import ReceivedEvent, ReceivedMessage
 from romancy_nats.core.record import InstanceStatus
 from romancy_nats.core.retry import RetryPolicy
 from romancy_nats.errors import (
@@ -18,14 +19,18 @@ from romancy_nats.errors import (
     ConnectionLostError,
     DeterminismError,
     DuplicateIdError,
+    EventTimeoutError,
     InstanceConflictError,
     InstanceEndedError,
     InstanceNotFoundError,
     InvalidNameError,
     JetStreamDisabledError,
+    MessageTimeoutError,
     PayloadError,
     PayloadTooLargeError,
     PermissionDeniedError,
+    QueryError,
+    RetentionError,
     RetryExhaustedError,
     RomancyError,
     ServerBinaryMissingError,
@@ -38,6 +43,8 @@ from romancy_nats.errors import (
     StorageError,
     StreamMissingError,
     TerminalError,
+    UpdateFailedError,
+    UpdateRejectedError,
     WorkflowCancelledError,
     WorkflowError,
     WorkflowFailedError,
@@ -49,6 +56,7 @@ from romancy_nats.errors import (
 )
 from romancy_nats.handle import CompensationInfo, InstanceInfo, WorkflowHandle
 from romancy_nats.runtime.activity_context import ActivityContext, activity_context
+from romancy_nats.runtime.watching import WatchItem
 from romancy_nats.settings import Settings
 from romancy_nats.worker import Worker
 
@@ -70,6 +78,7 @@ __all__ = [
     "ConnectionLostError",
     "DeterminismError",
     "DuplicateIdError",
+    "EventTimeoutError",
     "InstanceConflictError",
     "InstanceEndedError",
     "InstanceInfo",
@@ -77,9 +86,14 @@ __all__ = [
     "InstanceStatus",
     "InvalidNameError",
     "JetStreamDisabledError",
+    "MessageTimeoutError",
     "PayloadError",
     "PayloadTooLargeError",
     "PermissionDeniedError",
+    "QueryError",
+    "ReceivedEvent",
+    "ReceivedMessage",
+    "RetentionError",
     "RetryExhaustedError",
     "RetryPolicy",
     "RomancyError",
@@ -94,6 +108,9 @@ __all__ = [
     "StorageError",
     "StreamMissingError",
     "TerminalError",
+    "UpdateFailedError",
+    "UpdateRejectedError",
+    "WatchItem",
     "Worker",
     "Workflow",
     "WorkflowCancelledError",

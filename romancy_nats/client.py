@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
 import anyio
 
+from romancy_nats.core.cloudevents import made_event
 from romancy_nats.core.definition import Workflow
 from romancy_nats.core.headers import CONTENT_TYPE, MESSAGE_ID, NOTIFY, TOKEN
 from romancy_nats.core.ids import InstanceKey, check_id, check_name
 from romancy_nats.core.parameters import fingerprint
 from romancy_nats.core.payload import ValueCodec
 from romancy_nats.core.record import InstanceStatus
+from romancy_nats.core.start_options import StartOptions
 from romancy_nats.core.starting import write_start
 from romancy_nats.errors import (
     InstanceConflictError,
@@ -23,8 +27,10 @@ from romancy_nats.errors import (
     StartRejectedError,
     StorageError,
 )
-from romancy_nats.handle import InstanceInfo, Notice, OwnStart, WorkflowHandle, untyped
+from romancy_nats.handle import InstanceInfo, OwnStart, WorkflowHandle, untyped
 from romancy_nats.ports import Message, Refusal, Refused, World
+from romancy_nats.runtime.notices import Notice
+from romancy_nats.runtime.outbox import Outbox
 from romancy_nats.runtime.writing import read_record
 from romancy_nats.settings import Settings
 
@@ -115,9 +121,46 @@ class Client:
         """How many instances `list` would give."""
         return len([info async for info in self.list(workflow=workflow, status=status)])
 
-    async def send(self, message: Message) -> None:
-        """Publish a message to an instance; returns once it is durable."""
-        await _until_stored(lambda: self.world.queues.send(message), "a message")
+    @cached_property
+    def outbox(self) -> Outbox:
+        """What this client sends on channels."""
+        return Outbox(f"client-{self.world.chance.id()}", self.send)
+
+    async def send(self, message: Message) -> int:
+        """Publish a message to an instance; returns its sequence once it is durable."""
+        return await _until_stored(lambda: self.world.queues.send(message), "a message")
+
+    async def send_event(
+        self,
+        type: object,
+        data: object = None,
+        *,
+        source: str = "romancy",
+        key: str | None = None,
+        message_id: str | None = None,
+        id: str | None = None,
+        time: datetime | str | None = None,
+        extensions: Mapping[str, object] | None = None,
+    ) -> None:
+        """Publish an event; returns once it is durable. `message_id` makes sending it twice harmless.
+
+        `type` is text, or an event object of the `cloudevents` package, whose attributes and data count then.
+        Raises PayloadError, InvalidNameError, StorageError.
+        """
+        fresh = self.world.chance.id()
+        event = made_event(
+            type,
+            data,
+            id=id or message_id or fresh,
+            source=source,
+            key=key,
+            time=time or datetime.fromtimestamp(self.world.clock.now(), UTC),
+            extensions=extensions or {},
+        )
+        # Without an id of the user's it is still one event, however often it has to be sent.
+        await _until_stored(
+            lambda: self.world.events.publish(event, message_id or fresh), f"the event {event.type!r}"
+        )
 
     # --- starting
 
@@ -157,7 +200,11 @@ class Client:
         return await self.start_plain(key, {"args": builtins.list(args), "kwargs": kwargs})
 
     async def start_plain(
-        self, key: InstanceKey, body: object, codec: ValueCodec[Any] | None = None
+        self,
+        key: InstanceKey,
+        body: object,
+        codec: ValueCodec[Any] | None = None,
+        options: StartOptions | None = None,
     ) -> WorkflowHandle[Any]:
         """Start a workflow by name with a plain body, as a bare message would; its worker checks the arguments."""
         try:
@@ -173,6 +220,7 @@ class Client:
             CONTENT_TYPE: "application/msgpack",
             NOTIFY: inbox,
             MESSAGE_ID: message_id,
+            **(options or StartOptions()).headers(),
         }
         await self._publish(key.workflow, data, headers)
         return WorkflowHandle(self, key.id, key.workflow, codec or untyped(), notice=notice, give_up=give_up)
@@ -199,14 +247,17 @@ class Client:
 async def _until_stored(write: Any, what: str) -> int:
     """Send again, unchanged, until the server answers (L3); the message id makes that harmless."""
     pause = 0.05
+    unanswered = False
     while True:
         reply = await write()
         if isinstance(reply, int):
-            return reply
+            # What is there already after a lost answer is our own: it counts as sent, with its number in the order.
+            return int(reply) if unanswered else reply
         if isinstance(reply, Refused):
             if reply.why is Refusal.TOO_LARGE:
                 raise PayloadError(f"{what} is larger than the server takes ({reply.text})")
             raise StorageError(f"the server refused {what}: {reply.text or reply.why.name}")
+        unanswered = True
         await anyio.sleep(pause)
         pause = min(pause * 2, 2.0)
 

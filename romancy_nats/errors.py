@@ -170,7 +170,51 @@ class DuplicateIdError(RomancyError):
     """The same activity id was used twice in one generation."""
 
 
+class EventTimeoutError(RomancyError, TimeoutError):
+    """No event came within the `timeout` of `ctx.wait_event`."""
+
+    def __init__(self, type: str, seconds: float) -> None:
+        super().__init__(type, seconds)
+        self.type = type
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return f"no event {self.type!r} within {self.seconds:g} s"
+
+
+class MessageTimeoutError(RomancyError, TimeoutError):
+    """No message came within the `timeout` of `ctx.receive`."""
+
+    def __init__(self, channel: str, seconds: float) -> None:
+        super().__init__(channel, seconds)
+        self.channel = channel
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return f"no message on channel {self.channel!r} within {self.seconds:g} s"
+
+
 # --- clients
+
+
+class QueryError(RomancyError):
+    """A query could not be answered: no such handler, or it raised."""
+
+
+class UpdateRejectedError(RomancyError):
+    """An update was refused by its validator, or the instance ended before it was carried out."""
+
+
+class UpdateFailedError(RomancyError):
+    """The handler of an update raised. `error_type` is the class name; `__cause__` the error when rebuildable."""
+
+    def __init__(self, message: str = "", error_type: str = "") -> None:
+        super().__init__(message, error_type)
+        self.message = message
+        self.error_type = error_type
+
+    def __str__(self) -> str:
+        return f"{self.error_type}: {self.message}" if self.error_type else self.message
 
 
 class InstanceNotFoundError(RomancyError):
@@ -213,6 +257,10 @@ class InstanceConflictError(RomancyError):
             f"instance {self.instance_id!r} of workflow {self.workflow!r} exists with another input; "
             "use another id, or the same arguments to join it"
         )
+
+
+class RetentionError(RomancyError):
+    """The history is no longer kept: its retention has passed."""
 
 
 class InstanceEndedError(RomancyError):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import weakref
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -22,23 +23,31 @@ from romancy_nats.core.events import (
 from romancy_nats.core.failure import Failure
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.payload import ValueCodec
+from romancy_nats.core.plain import decode_plain
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
 from romancy_nats.errors import (
     AmbiguousInstanceError,
     InstanceConflictError,
+    InstanceEndedError,
     InstanceNotFoundError,
     RomancyError,
     StartRejectedError,
+    UpdateRejectedError,
     WorkflowCancelledError,
     WorkflowFailedError,
     WorkflowStalledError,
     WorkflowTerminatedError,
 )
-from romancy_nats.ports import Message
+from romancy_nats.ports import Duplicate, Message
+from romancy_nats.runtime.asking import UpdateCall, ask_query
 from romancy_nats.runtime.messages import ENDING_KINDS
-from romancy_nats.runtime.notices import Outcome, read_outcome
+from romancy_nats.runtime.notices import Notice, heard
+from romancy_nats.runtime.outbox import update_message
+from romancy_nats.runtime.queries import ask_body
 from romancy_nats.runtime.rejection import end_unclaimed
-from romancy_nats.runtime.writing import read_commit, read_commits, read_record
+from romancy_nats.runtime.tail import recorded
+from romancy_nats.runtime.watching import WatchItem, watch
+from romancy_nats.runtime.writing import read_commit, read_record
 
 if TYPE_CHECKING:
     from romancy_nats.client import Client
@@ -81,6 +90,7 @@ class InstanceInfo:
     waiting_for: tuple[str, ...] = ()
     parent: str | None = None
     attributes: dict[str, Any] | None = None
+    memo: dict[str, Any] | None = None
     takeovers: int = 0
 
     @staticmethod
@@ -104,6 +114,7 @@ class InstanceInfo:
             waiting_for=tuple(record.waiting_for),
             parent=record.parent or None,
             attributes=dict(record.attributes),
+            memo=dict(record.memo),
             takeovers=record.takeovers,
         )
 
@@ -118,19 +129,6 @@ def _first_look(own: OwnStart | None) -> float:
 
 def _moment(micros: int) -> datetime | None:
     return datetime.fromtimestamp(micros / 1_000_000, UTC) if micros else None
-
-
-class Notice:
-    """Where the outcome of a start lands when the worker tells it."""
-
-    def __init__(self) -> None:
-        self.outcome: Outcome | None = None
-        self.news = asyncio.Event()
-
-    def __call__(self, data: bytes) -> None:
-        """Take what arrived."""
-        self.outcome = read_outcome(data) or self.outcome
-        self.news.set()
 
 
 @dataclass(slots=True, frozen=True)
@@ -219,6 +217,76 @@ class WorkflowHandle(Generic[R]):
         self._retried = record.write
         return said
 
+    async def send(
+        self,
+        channel: str,
+        data: object,
+        metadata: Mapping[str, Any] | None = None,
+        message_id: str | None = None,
+    ) -> None:
+        """Send a message to `ctx.receive(channel)`; returns once it is durable. Kept until it is received, in order.
+
+        The same `message_id` twice is one message. Raises InstanceNotFoundError, InstanceEndedError.
+        """
+        id, outbox = message_id or self._client.world.chance.id(), self._client.outbox
+        # Looked at while waiting for the turn: the place in the line is that of the call, not of the answer.
+        looking = asyncio.ensure_future(self._record())
+        try:
+            async with outbox.turn(self.id):
+                record, key = await looking, await self._key()
+                if record.status.ended:
+                    raise InstanceEndedError(self.id, record.status)
+                await outbox.put(key, record.generation, channel, data, metadata, id)
+        finally:
+            looking.cancel()
+
+    async def query(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
+        """What the workflow's query handler answers, now or, of an ended instance, at its end; changes nothing.
+
+        Raises QueryError (no such handler, it raised, no worker is there to answer), InstanceNotFoundError.
+        """
+        return decode_plain(await self.ask(name, ask_body(args, kwargs)))
+
+    async def ask(self, name: str, body: bytes) -> bytes:
+        """The same for arguments and answer as payloads."""
+        key = await self._key()
+        return await ask_query(self._client.world, key, name, body, self._record)
+
+    async def update(self, name: str, /, *args: Any, message_id: str | None = None, **kwargs: Any) -> Any:
+        """Let the workflow's update handler change something; returns what it returns, recorded once.
+
+        The same `message_id` twice is one update. An update waits for its handler to be there. Raises
+        UpdateRejectedError (by its validator, or the instance ended first), UpdateFailedError (the handler raised),
+        InstanceNotFoundError.
+        """
+        return decode_plain(await self.carry_out(name, ask_body(args, kwargs), message_id))
+
+    async def carry_out(self, name: str, body: bytes, message_id: str | None) -> bytes:
+        """The same for arguments and result as payloads."""
+        record, key = await self._record(), await self._key()
+        id = message_id or self._client.world.chance.id()
+        call = UpdateCall(self._client.world, key, id)
+        try:
+            if record.status.ended:
+                found = await call.recorded() if message_id else None
+                if found is None:
+                    raise UpdateRejectedError(f"instance {self.id!r} has ended ({record.status})")
+                return found
+            sent = await self._client.send(update_message(key, name, body, id, call.inbox))
+            return await call.answer(asked_before=isinstance(sent, Duplicate))
+        finally:
+            call.close()
+
+    async def watch(self) -> AsyncGenerator[WatchItem]:
+        """The history from its first event on, then live: events, what is emitted, attempts; until the instance ends.
+
+        Raises InstanceNotFoundError.
+        """
+        await self._record()
+        async with aclosing(watch(self._client.world, await self._key())) as items:
+            async for item in items:
+                yield item
+
     async def _say(self, kind: str, text: str) -> bool:
         record = await self._record()
         if record.status.ended:
@@ -258,23 +326,23 @@ class WorkflowHandle(Generic[R]):
         return InstanceRecord(status=InstanceStatus.QUEUED)
 
     async def _commits(self, key: InstanceKey, record: InstanceRecord) -> list[Commit]:
-        return [
-            Commit.decode(data) for data in await read_commits(self._client.world, key, record.generation)
-        ]
+        return await recorded(self._client.world, key, record)
 
     # --- waiting for the end
 
     async def _result(self) -> R:
         own = self._own_start
         looked, self._looked = self._looked, True
-        if self._started and not looked and await self._noticed(_first_look(own)):
-            outcome = self._notice.outcome
-            if outcome is not None and outcome.status is InstanceStatus.COMPLETED and outcome.has_payload:
-                return self._codec.decode(outcome.payload)
+        first_look = self._started and not looked and await heard(self._notice.news, _first_look(own))
+        if first_look and (result := self._notice.result) is not None:
+            return self._codec.decode(result)
         record = await self._record()
-        if not await self._is_over(record):
-            record = await self._wait()
-        return await self._conclude(record)
+        if await self._is_over(record):
+            return await self._conclude(record)
+        ended = await self._wait()
+        if ended is None:
+            return self._codec.decode(self._notice.result or b"")
+        return await self._conclude(ended)
 
     async def _is_over(self, record: InstanceRecord) -> bool:
         stalled = record.status is InstanceStatus.STALLED and record.write != self._retried
@@ -292,16 +360,10 @@ class WorkflowHandle(Generic[R]):
         latest = await read_record(self._client.world, key)
         return latest is not None and latest.record.start == record.start
 
-    async def _noticed(self, wait: float) -> bool:
-        try:
-            async with asyncio.timeout(wait):
-                await self._notice.news.wait()
-        except TimeoutError:
-            return False
-        return True
+    async def _wait(self) -> InstanceRecord | None:
+        """The record of the end, or None when a notice brought the result.
 
-    async def _wait(self) -> InstanceRecord:
-        """Look at the record now and then in case a hint was lost; follow the commits where no notice will come.
+        Look at the record now and then in case a hint was lost; follow the commits where no notice will come.
 
         Thousands of clients that read at every commit would take the server from the work they wait for.
         """
@@ -317,13 +379,23 @@ class WorkflowHandle(Generic[R]):
                 record = await self._record()
                 if await self._is_over(record):
                     return record
-                heard = await self._noticed(pause)
+                if unfollow is None and self._rests(record):
+                    unfollow = await follow(key, lambda _generation, _n: news.set())
+                    pause = _FIRST_PAUSE
+                    continue
+                self._notice.told.clear()
+                news_came = await heard(news, pause)
                 # The record follows its last commit by one write, which takes as long as a disk takes.
-                pause = _AFTER_NEWS if heard else min(pause * 2, _LONGEST_PAUSE)
-                await asyncio.sleep(_AFTER_NEWS)
+                pause = _AFTER_NEWS if news_came else min(pause * 2, _LONGEST_PAUSE)
+                if await heard(self._notice.told, _AFTER_NEWS) and self._notice.result is not None:
+                    return None
         finally:
             if unfollow is not None:
                 await unfollow()
+
+    def _rests(self, record: InstanceRecord) -> bool:
+        """Whether it has come to rest since its start: whoever wakes it next may not know that we wait."""
+        return self._notice.outcome is not None or (record.commits > 0 and not record.owner)
 
     async def _conclude(self, record: InstanceRecord) -> R:
         names = {"instance_id": self.id, "workflow": self.workflow or ""}
@@ -361,8 +433,15 @@ class WorkflowHandle(Generic[R]):
         return error
 
     async def _last_event(self, record: InstanceRecord) -> object:
-        data = await read_commit(self._client.world, await self._key(), record.generation, record.commits)
-        return Commit.decode(data).events[-1] if data is not None else None
+        key = await self._key()
+        if not record.archived:
+            data = await read_commit(self._client.world, key, record.generation, record.commits)
+            if data is not None:
+                return Commit.decode(data).events[-1]
+            # It may have been archived between the two reads.
+            record = await self._record()
+        commits = await self._commits(key, record)
+        return commits[-1].events[-1] if commits else None
 
 
 def compensations(commits: list[Commit]) -> tuple[CompensationInfo, ...]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import NamedTuple, Protocol
 
+from romancy_nats.core.cloudevents import Event as Event
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord
 
@@ -33,6 +34,10 @@ class Refused:
 
     why: Refusal
     text: str = ""
+
+
+class Duplicate(int):
+    """The sequence of a message that was stored before under the same message id."""
 
 
 WriteReply = int | Refused | None
@@ -203,6 +208,96 @@ class Orphans(Protocol):
         ...
 
 
+class PublishedEvent(Protocol):
+    """An event handed to the dispatcher, unacknowledged; `event` is None when nobody can read it (`reason`)."""
+
+    source: Source
+    event: Event | None
+    reason: str
+    deliveries: int
+
+    def ack(self) -> None: ...
+    def nak(self, delay: float = 0.0) -> None: ...
+    def in_progress(self) -> None: ...
+
+
+class Registration(NamedTuple):
+    """A wait that an event answers."""
+
+    key: InstanceKey
+    generation: int
+    wait: str
+
+
+class Events(Protocol):
+    """Events, and who waits for them."""
+
+    async def publish(self, event: Event, message_id: str) -> WriteReply:
+        """Publish an event; the message id makes a second time harmless."""
+        ...
+
+    async def register(
+        self, key: InstanceKey, generation: int, wait: str, type: str, event_key: str | None
+    ) -> WriteReply:
+        """Register a wait, once; refused when it is registered already. `event_key` None hears every key."""
+        ...
+
+    async def unregister(
+        self, key: InstanceKey, generation: int, wait: str, type: str, event_key: str | None
+    ) -> WriteReply:
+        """Remove a registration; harmless when it is gone."""
+        ...
+
+    async def pull(self, most: int) -> Sequence[PublishedEvent]:
+        """Wait for events to dispatch: one at least, or none after a while. Cancelling it loses nothing."""
+        ...
+
+    async def stop_pulling(self) -> None:
+        """Hear nothing more, then give back what was pulled and not handed out; after the last `pull`."""
+        ...
+
+    def matching(self, published: PublishedEvent) -> AsyncIterator[Registration]:
+        """Who registered before this event was stored, complete (the barrier of design §5).
+
+        Raises ServerUnavailableError.
+        """
+        ...
+
+
+class Archive(Protocol):
+    """Where the histories of ended instances go, so that the ledger stays small."""
+
+    async def store(
+        self, key: InstanceKey, generation: int, commits: Sequence[bytes]
+    ) -> Sequence[int] | None:
+        """Copy a whole history; the places to read it from, or None when that is not certain (do it again)."""
+        ...
+
+    async def read(self, places: Sequence[int]) -> list[bytes]:
+        """The commits at these places. Raises ServerUnavailableError; RetentionError when they have expired."""
+        ...
+
+    async def clear(self, key: InstanceKey, generation: int) -> bool:
+        """Remove the commits of an archived generation from the ledger; False when that is not certain."""
+        ...
+
+    async def seal(self, key: InstanceKey, record: InstanceRecord, expected: int, ttl: float) -> WriteReply:
+        """The last write of a record: by compare-and-set, and it expires after `ttl` seconds."""
+        ...
+
+
+class Timers(Protocol):
+    """Wake-ups that the server holds while an instance rests: one per instance, the earliest."""
+
+    async def arm(self, key: InstanceKey, generation: int, due: int) -> WriteReply:
+        """Put a message into the due queue at `due` µs since the epoch; replaces the one before."""
+        ...
+
+    async def disarm(self, key: InstanceKey, generation: int) -> WriteReply:
+        """No wake-up any more; harmless when there is none."""
+        ...
+
+
 class Leases(Protocol):
     """The lease keys of running workers: expiry stands in for stale-lock clean-up."""
 
@@ -231,18 +326,27 @@ Answerer = Callable[[bytes], Awaitable[bytes]]
 
 
 class Wire(Protocol):
-    """Ephemeral messages between processes: forwards to an owner, notices to a waiting client."""
+    """Ephemeral messages between processes: forwards to an owner, questions to whoever, notices to who waits."""
 
-    async def serve(self, incarnation: str, answer: Answerer) -> Callable[[], Awaitable[None]]:
-        """Answer what others ask this incarnation, until the returned function is called."""
+    async def serve(
+        self, name: str, answer: Answerer, *, shared: bool = False
+    ) -> Callable[[], Awaitable[None]]:
+        """Answer what others ask this incarnation, until the returned function is called.
+
+        With `shared` the name is a workflow, and each question goes to one of those who serve it.
+        """
         ...
 
-    async def ask(self, incarnation: str, question: bytes, timeout: float) -> bytes | None:
-        """Ask a worker; None when nobody answers."""
+    async def ask(self, name: str, question: bytes, timeout: float, *, shared: bool = False) -> bytes | None:
+        """Ask an incarnation, or with `shared` one of those who serve a workflow; None when nobody answers."""
         ...
 
     def notify(self, inbox: str, data: bytes) -> None:
         """Tell a waiting client something; best effort. Subjects that are not inboxes are ignored."""
+        ...
+
+    def announce(self, key: InstanceKey, data: bytes) -> None:
+        """Tell whoever follows this instance how it gets on; best effort."""
         ...
 
     def expect(self, notice: Callable[[bytes], None]) -> tuple[str, Callable[[], None]]:
@@ -250,9 +354,15 @@ class Wire(Protocol):
         ...
 
     async def follow(
-        self, key: InstanceKey, seen: Callable[[int, int], None]
+        self,
+        key: InstanceKey,
+        seen: Callable[[int, int], None],
+        heard: Callable[[bytes], None] | None = None,
     ) -> Callable[[], Awaitable[None]]:
-        """Call `seen(generation, n)` for each new commit of an instance; best effort (read to be sure)."""
+        """Call `seen(generation, n)` for each new commit of an instance; best effort (read to be sure).
+
+        With `heard` also for each announcement.
+        """
         ...
 
 
@@ -279,5 +389,8 @@ class World:
     orphans: Orphans
     leases: Leases
     wire: Wire
+    timers: Timers
+    events: Events
+    archive: Archive
     clock: Clock
     chance: Chance

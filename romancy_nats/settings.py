@@ -46,6 +46,8 @@ class Settings(BaseSettings):
     sweep_every: float = Field(default=60.0, gt=0.0)
     block_warning: float = Field(default=1.0, gt=0.0)
     unknown_workflow_after: float = Field(default=86_400.0, gt=0.0)
+    archive_after: float = Field(default=30.0, ge=0.0)
+    retention: float = Field(default=7 * 86_400.0, ge=1.0)
 
     @field_validator("namespace")
     @classmethod
@@ -64,6 +66,8 @@ class Settings(BaseSettings):
             sweep_every=self.sweep_every,
             block_warning=self.block_warning,
             unknown_workflow_after=self.unknown_workflow_after,
+            archive_after=self.archive_after,
+            retention=self.retention,
             retry=retry or DEFAULT_RETRY,
             label=self.worker_id,
         )

@@ -13,10 +13,13 @@ from romancy_nats.errors import (
     DeterminismError,
     InstanceEndedError,
     InstanceNotFoundError,
+    QueryError,
     RomancyError,
     ServerUnavailableError,
     StartRejectedError,
     StorageError,
+    UpdateFailedError,
+    UpdateRejectedError,
     WorkflowError,
     WorkflowFailedError,
 )
@@ -33,9 +36,9 @@ class Exit(IntEnum):
     TIMED_OUT = 5
 
 
-MEANINGS = """Exit codes: 0 ok; 1 the workflow failed, was cancelled, terminated or is stalled, a replay or diff found
-a mismatch, or there was nothing to do; 2 wrong usage or configuration, also arguments that the workflow rejects;
-3 not found; 4 the server cannot be reached; 5 --timeout passed."""
+MEANINGS = """Exit codes: 0 ok; 1 the workflow failed, was cancelled, terminated or is stalled, a query or update
+failed, a replay or diff found a mismatch, or there was nothing to do; 2 wrong usage or configuration, also arguments
+that the workflow rejects; 3 not found; 4 the server cannot be reached; 5 --timeout passed."""
 
 
 def exit_code(error: BaseException) -> Exit:
@@ -50,6 +53,8 @@ def exit_code(error: BaseException) -> Exit:
         case StartRejectedError():
             return Exit.USAGE
         case WorkflowError() | DeterminismError() | InstanceEndedError() | StorageError():
+            return Exit.FAILED
+        case QueryError() | UpdateRejectedError() | UpdateFailedError():
             return Exit.FAILED
         case _:
             return Exit.USAGE

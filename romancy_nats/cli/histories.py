@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
+from contextlib import aclosing
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,12 +23,13 @@ from romancy_nats.core.events import Event
 from romancy_nats.core.history import History, plain_commit, shown_field
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceStatus
+from romancy_nats.core.shown import shown_value
 from romancy_nats.errors import ConfigurationError, DeterminismError
-from romancy_nats.runtime.writing import read_commits, read_record
+from romancy_nats.runtime.progress import Progress
+from romancy_nats.runtime.tail import Tail
 from romancy_nats.testing.replay import read_history
 from romancy_nats.testing.replay import replay as replay_history
 
-_LOOK_AGAIN = 2.0
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COLUMNS = ("commit", "time", "event", "id", "detail")
 _UNSAID = frozenset({"id", "workflow", "code", "stream", "sequence", "message_id", "trace"})
@@ -114,47 +115,43 @@ async def fetch_history(client: Client, id: str, workflow: str | None) -> Histor
     """The history of the current generation of an instance."""
     handle = handle_of(client, id, workflow)
     generation = (await handle.describe()).generation
-    key = InstanceKey(handle.workflow or "", id)
-    commits = await read_commits(client.world, key, generation)
-    return History(key, generation, tuple(map(Commit.decode, commits)))
+    commits = await handle.history()
+    return History(InstanceKey(handle.workflow or "", id), generation, tuple(commits))
 
 
 async def _follow(client: Client, id: str, workflow: str | None, *, as_json: bool) -> None:
+    """Every commit from the first on, until the instance has ended or stalled; for people announcements, too."""
     handle = handle_of(client, id, workflow)
     await handle.status()
     key = InstanceKey(handle.workflow or "", id)
-    async for number, commit in _live(client, key):
-        if as_json:
-            print_json(plain_commit(number, commit), indent=None)
-        else:
-            for row in _rows(number, commit):
-                print("\t".join(printable(str(cell)) for cell in row), flush=True)
-
-
-async def _live(client: Client, key: InstanceKey) -> AsyncGenerator[tuple[int, Commit]]:
-    """Every commit from the first on, until the instance has ended or stalled."""
-    news = asyncio.Event()
-    unfollow = await client.world.wire.follow(key, lambda _generation, _n: news.set())
-    seen = 0
-    try:
-        while True:
-            news.clear()
-            # The record first: what it says has ended is complete in the history read after it.
-            held = await read_record(client.world, key)
-            if held is not None:
-                for data in await read_commits(client.world, key, held.record.generation, seen + 1):
-                    seen += 1
-                    yield seen, Commit.decode(data)
-                if held.record.status.ended or held.record.status is InstanceStatus.STALLED:
-                    note(f"{key!r} is {held.record.status}")
+    tail = Tail(client.world, key)
+    async with aclosing(tail.items(progress=not as_json)) as items:
+        async for item in items:
+            if isinstance(item, Progress):
+                _print_row(_announced(item))
+            elif item is None:
+                if tail.over or (tail.record and tail.record.status is InstanceStatus.STALLED):
+                    note(f"{key!r} is {tail.record.status if tail.record else 'gone'}")
                     return
-            try:
-                async with asyncio.timeout(_LOOK_AGAIN):
-                    await news.wait()
-            except TimeoutError:
-                continue
-    finally:
-        await unfollow()
+            elif as_json:
+                print_json(plain_commit(tail.seen, item), indent=None)
+            else:
+                for row in _rows(tail.seen, item):
+                    _print_row(row)
+
+
+def _print_row(row: tuple[object, ...]) -> None:
+    print("\t".join(printable(str(cell)) for cell in row), flush=True)
+
+
+def _announced(item: Progress) -> tuple[object, ...]:
+    moment = _EPOCH + timedelta(microseconds=item.time)
+    value = shown_value(item.data)
+    id: object = ""
+    if isinstance(value, dict):
+        fields = cast("dict[str, object]", value)
+        id, value = fields.pop("activity_id", ""), fields
+    return "", moment.isoformat(timespec="milliseconds"), item.type, id, json.dumps(value, ensure_ascii=False)
 
 
 def _rows(number: int, commit: Commit) -> Iterator[tuple[object, ...]]:

@@ -16,6 +16,7 @@ from romancy_nats.cli.output import note, print_json, print_pairs, print_rows, p
 from romancy_nats.client import Client
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceStatus
+from romancy_nats.core.start_options import StartOptions
 from romancy_nats.errors import (
     RomancyError,
     StartRejectedError,
@@ -37,6 +38,7 @@ _ENDED_AS: dict[type[WorkflowError], InstanceStatus] = {
     WorkflowStalledError: InstanceStatus.STALLED,
     StartRejectedError: InstanceStatus.REJECTED,
 }
+_MOMENTS = ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -44,6 +46,18 @@ def start(
     workflow: Annotated[str, typer.Argument(metavar="WORKFLOW", help="The name of the workflow.")],
     input: Input = None,
     id: Annotated[str | None, typer.Option("--id", help="The id of the instance, else made up.")] = None,
+    after: Annotated[
+        float | None, typer.Option("--after", help="Begin so much later.", metavar="SECONDS")
+    ] = None,
+    at: Annotated[
+        datetime | None,
+        typer.Option(
+            "--at",
+            help="Begin then, in local time unless it says otherwise.",
+            formats=_MOMENTS,
+            metavar="TIME",
+        ),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the end and print the result.")] = False,
     timeout: Timeout = None,
     url: Url = None,
@@ -55,6 +69,9 @@ def start(
     The worker checks the arguments: with --wait a rejected start is told here, else see `status` and the dead letters.
     """
     body = read_input(input)
+    # Without an offset it is the time of whoever types it.
+    begin = at if at is None or at.tzinfo is not None else at.astimezone()
+    options = StartOptions.checked(start_delay=after, start_at=begin)
 
     async def main() -> None:
         async with connected(url, namespace) as client:
@@ -63,7 +80,7 @@ def start(
                 note(
                     f"{key!r} exists already ({held.record.status}); another input for it would be a conflict"
                 )
-            handle = await client.start_plain(key, body, ShownCodec())
+            handle = await client.start_plain(key, body, ShownCodec(), options)
             if wait:
                 await conclude(handle, timeout, as_json=as_json)
             elif as_json:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from romancy_nats.cli import doctor, histories, instances, running, streams
+from romancy_nats.cli import doctor, histories, instances, running, streams, talking
 from romancy_nats.cli.exits import MEANINGS, root_cause, tell
 from romancy_nats.errors import RomancyError
 
@@ -34,6 +34,10 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "cancel": instances.cancel,
     "terminate": instances.terminate,
     "retry": instances.retry,
+    "send": talking.send,
+    "event": talking.event,
+    "query": talking.query,
+    "update": talking.update,
     "replay": histories.replay,
     "doctor": doctor.doctor,
 }

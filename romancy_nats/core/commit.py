@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import msgpack
 
-from romancy_nats.core.events import CLASSES, TAGS, Event
+from romancy_nats.core.events import CLASSES, TAGS, Event, recorded_fields
 from romancy_nats.errors import PayloadError
 
 VERSION = 1
@@ -55,7 +55,7 @@ def encode_commit(
     id: str, incarnation: str, fence: int, time: int, events: Sequence[Event], open: bool = False
 ) -> bytes:
     """The bytes of a commit, without building it first: every step of every workflow passes here."""
-    packed = [(TAGS[type(event)], *event) for event in events]
+    packed = [(TAGS[type(event)], *recorded_fields(event)) for event in events]
     return _pack((VERSION, id, incarnation, fence, time, open, packed))
 
 
@@ -64,7 +64,7 @@ def split(events: Sequence[Event], most: int) -> list[list[Event]] | None:
     portions: list[list[Event]] = [[]]
     size = 0
     for event in events:
-        weight = len(_pack((TAGS[type(event)], *event)))
+        weight = len(_pack((TAGS[type(event)], *recorded_fields(event))))
         if weight > most:
             return None
         if size + weight > most:

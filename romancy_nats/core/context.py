@@ -5,16 +5,24 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable, Coroutine, MutableMapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, MutableMapping
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 from uuid import UUID
 
+from romancy_nats.core import sending
 from romancy_nats.core.definition import Activity, as_activity
+from romancy_nats.core.events import EventReceived, MessageReceived
+from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.opening import opened_event, opened_message
+from romancy_nats.core.plain import as_plain
+from romancy_nats.core.received import ReceivedEvent, ReceivedMessage
 from romancy_nats.core.retry import Duration, seconds
-from romancy_nats.errors import ConfigurationError
+from romancy_nats.core.waits import EVENT, MESSAGE
+from romancy_nats.errors import ConfigurationError, EventTimeoutError, MessageTimeoutError, QueryError
 
 if TYPE_CHECKING:
     from random import Random
@@ -23,6 +31,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+M = TypeVar("M")
 
 _current: ContextVar[WorkflowContext | None] = ContextVar("romancy_workflow", default=None)
 _logger = logging.getLogger("romancy.workflow")
@@ -44,6 +53,13 @@ class WorkflowContext:
     def __init__(self, execution: Execution, worker_id: str) -> None:
         self._execution = execution
         self._worker_id = worker_id
+
+    @property
+    def _acting(self) -> Execution:
+        """For everything that changes the workflow, which a query handler may not do."""
+        if self._execution.asked:
+            raise QueryError("a query handler only looks; it may not ask the workflow to do anything")
+        return self._execution
 
     @property
     def instance_id(self) -> str:
@@ -73,7 +89,7 @@ class WorkflowContext:
     @property
     def random(self) -> Random:
         """A random generator that gives the same numbers in replay."""
-        return self._execution.random
+        return self._acting.random
 
     @cached_property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
@@ -86,7 +102,7 @@ class WorkflowContext:
 
     def uuid4(self) -> UUID:
         """A random UUID that is the same in replay."""
-        return UUID(int=self._execution.random.getrandbits(128), version=4)
+        return UUID(int=self._acting.random.getrandbits(128), version=4)
 
     def run(self, activity: Activity[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """Run an activity durably: its result is recorded once, and replay returns the record.
@@ -99,7 +115,7 @@ class WorkflowContext:
             raise ConfigurationError(
                 f"ctx.run takes an activity; decorate {name} with @activity, or use ctx.step"
             )
-        return self._execution.run_activity(activity, args, kwargs)
+        return self._acting.run_activity(activity, args, kwargs)
 
     @overload
     def step(
@@ -113,7 +129,7 @@ class WorkflowContext:
         self, name: str, fn: Callable[..., object], /, *args: Any, **kwargs: Any
     ) -> Coroutine[Any, Any, Any]:
         """Make a closure durable: `fn`, plain or async, runs once as an activity called `name`."""
-        return self._execution.run_activity(step_activity(name, fn), args, kwargs)
+        return self._acting.run_activity(step_activity(name, fn), args, kwargs)
 
     async def sleep(self, duration: Duration) -> None:
         """Wait; durable like `asyncio.sleep` in workflow code."""
@@ -127,7 +143,142 @@ class WorkflowContext:
 
     def register_compensation(self, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Call `fn` with these arguments if the workflow fails or is cancelled, in its place in the reverse order."""
-        self._execution.saga.register(as_activity(fn), args, kwargs)
+        self._acting.saga.register(as_activity(fn), args, kwargs)
+
+    # --- waiting for others
+
+    @overload
+    async def wait_event(
+        self, type: str, *, key: str | None = None, timeout: Duration | None = None, model: type[M]
+    ) -> ReceivedEvent[M]: ...
+    @overload
+    async def wait_event(
+        self, type: str, *, key: str | None = None, timeout: Duration | None = None, model: None = None
+    ) -> ReceivedEvent[Any]: ...
+    async def wait_event(
+        self,
+        type: str,
+        *,
+        key: str | None = None,
+        timeout: Duration | None = None,
+        model: Any = None,
+    ) -> ReceivedEvent[Any]:
+        """Wait for the next event of this type (and key, if given). One sent before is not heard.
+
+        Raises EventTimeoutError after `timeout`, and pydantic's ValidationError when the data does not fit `model`.
+        """
+        waiting = self._acting.waiting
+        wait = waiting.start(EVENT, type, key)
+        limit = asyncio.timeout(None if timeout is None else seconds(timeout))
+        try:
+            async with limit:
+                event = cast("EventReceived", await waiting.answer(wait))
+        except TimeoutError as error:
+            if timeout is not None and limit.expired():
+                raise EventTimeoutError(type, seconds(timeout)) from error
+            raise
+        finally:
+            waiting.end(wait)
+        return opened_event(event, model)
+
+    @overload
+    def events(
+        self, type: str, key: str | None = None, *, model: type[M]
+    ) -> AbstractAsyncContextManager[AsyncIterator[ReceivedEvent[M]]]: ...
+    @overload
+    def events(
+        self, type: str, key: str | None = None, *, model: None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[ReceivedEvent[Any]]]: ...
+    @asynccontextmanager
+    async def events(
+        self, type: str, key: str | None = None, *, model: Any = None
+    ) -> AsyncGenerator[AsyncIterator[ReceivedEvent[Any]]]:
+        """All events of this type (and key) from here to the end of the block; none is missed between two reads."""
+        waiting = self._acting.waiting
+        wait = waiting.start(EVENT, type, key, stream=True)
+
+        async def stream() -> AsyncGenerator[ReceivedEvent[Any]]:
+            while True:
+                yield opened_event(cast("EventReceived", await waiting.answer(wait)), model)
+
+        try:
+            async with aclosing(stream()) as events:
+                yield events
+        finally:
+            waiting.end(wait)
+
+    @overload
+    async def receive(
+        self, channel: str, timeout: Duration | None = None, *, model: type[M]
+    ) -> ReceivedMessage[M]: ...
+    @overload
+    async def receive(self, channel: str, timeout: Duration | None, model: type[M]) -> ReceivedMessage[M]: ...
+    @overload
+    async def receive(
+        self, channel: str, timeout: Duration | None = None, model: None = None
+    ) -> ReceivedMessage[Any]: ...
+    async def receive(
+        self, channel: str, timeout: Duration | None = None, model: Any = None
+    ) -> ReceivedMessage[Any]:
+        """The next message on a channel, in the order in which its sender sent them; unread ones are kept.
+
+        Raises MessageTimeoutError after `timeout`, and pydantic's ValidationError when the data does not fit `model`.
+        """
+        waiting = self._acting.waiting
+        message = waiting.take(channel)
+        if message is not None:
+            return opened_message(message, model)
+        wait = waiting.start(MESSAGE, channel)
+        limit = asyncio.timeout(None if timeout is None else seconds(timeout))
+        try:
+            async with limit:
+                message = cast("MessageReceived", await waiting.answer(wait))
+        except TimeoutError as error:
+            if timeout is not None and limit.expired():
+                raise MessageTimeoutError(channel, seconds(timeout)) from error
+            raise
+        finally:
+            waiting.end(wait)
+        return opened_message(message, model)
+
+    # --- reaching others
+
+    async def send_event(self, type: str, data: object, *, key: str | None = None) -> None:
+        """Publish an event, once, after the step that sends it is recorded."""
+        await self.run(sending.send_event, type, as_plain(data, f"the data of event {type!r}"), key)
+
+    async def send_to(
+        self, instance_id: str, channel: str, data: object, workflow: str | None = None
+    ) -> None:
+        """Send a message to another instance, once, after the step that sends it is recorded.
+
+        Without `workflow` the target is an instance of this one's workflow.
+        """
+        plain = as_plain(data, f"the message on {channel!r}")
+        target = InstanceKey(workflow or self.workflow_name, instance_id)
+        orders = self._acting.sent
+        order = orders[target] = orders.get(target, 0) + 1
+        try:
+            await self.run(sending.send_to, target.workflow, target.id, channel, plain, order)
+        except Exception:
+            # Nobody is to wait for what was not sent.
+            if orders[target] == order:
+                orders[target] = order - 1
+            raise
+
+    def on_query(self, name: str, fn: Callable[..., object]) -> None:
+        """Answer `handle.query(name, …)` with `fn`, which only looks: it may not wait, or ask for anything."""
+        self._acting.handlers.on_query(name, fn)
+
+    def on_update(
+        self, name: str, fn: Callable[..., object], validate: Callable[..., object] | None = None
+    ) -> None:
+        """Carry out `handle.update(name, …)` with `fn`, plain or async; `validate` refuses one by raising."""
+        self._acting.handlers.on_update(name, fn, validate)
+
+    def emit(self, value: object, durable: bool = False) -> None:
+        """Tell whoever watches; with `durable` it is also in the history, for those who watch later."""
+        self._acting.emit_value(value, durable=durable)
 
 
 def step_activity(name: str, fn: Callable[..., R]) -> Activity[..., R]:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import inspect
 import sys
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from datetime import datetime
 from types import FrameType
 from typing import (
     TYPE_CHECKING,
     Any,
     Concatenate,
     Generic,
-    Literal,
     ParamSpec,
     Protocol,
     TypeVar,
@@ -23,11 +21,12 @@ from typing import (
     overload,
 )
 
-from romancy_nats.core.annotations import result_annotation
+from romancy_nats.core.codecs import Codecs
 from romancy_nats.core.ids import check_id, check_name
 from romancy_nats.core.parameters import Parameters
 from romancy_nats.core.payload import ValueCodec
 from romancy_nats.core.retry import Duration, RetryPolicy, seconds
+from romancy_nats.core.start_options import OnConflict, StartOptions
 from romancy_nats.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -72,23 +71,17 @@ class Activity(Generic[P, R]):
         self.id: str | None = None
         self.__doc__ = fn.__doc__
         self.__wrapped__ = fn
-        self._names = _local_names(fn)
-        self._parameters: Parameters | None = None
-        self._result: ValueCodec[R] | None = None
+        self._codecs: Codecs[R] = Codecs(fn, _local_names(fn))
 
     @property
     def parameters(self) -> Parameters:
-        """The codec of the arguments; made on first use, when forward references can be resolved."""
-        if self._parameters is None:
-            self._parameters = Parameters(self.fn, names=self._names)
-        return self._parameters
+        """The codec of the arguments."""
+        return self._codecs.parameters
 
     @property
     def result(self) -> ValueCodec[R]:
         """The codec of the result."""
-        if self._result is None:
-            self._result = ValueCodec[R](result_annotation(self.fn, self._names))
-        return self._result
+        return self._codecs.result
 
     def options(
         self,
@@ -113,7 +106,7 @@ class Activity(Generic[P, R]):
     def _bound(self, owner: object) -> Self:
         other = _copy(self)
         other.fn = self.fn.__get__(owner)
-        other._parameters = None
+        other._codecs = self._codecs.bound
         return other
 
     def __repr__(self) -> str:
@@ -242,15 +235,6 @@ def _make(fn: Any, **options: Any) -> Activity[..., Any]:
     return SyncActivity[..., Any](fn, **options)
 
 
-@dataclass(frozen=True, slots=True)
-class StartOptions:
-    """How one start of a workflow differs from the usual."""
-
-    id: str | None = None
-    timeout: float | None = None
-    on_conflict: Literal["join", "fail", "restart_ended"] = "join"
-
-
 class Workflow(Generic[P, R]):
     """A workflow: an `async def` whose first parameter is the context. Calling it directly is a plain call."""
 
@@ -272,35 +256,46 @@ class Workflow(Generic[P, R]):
         self.code = _code_version(fn)
         self.__doc__ = fn.__doc__
         self.__wrapped__ = fn
-        self._names = _local_names(fn)
-        self._parameters: Parameters | None = None
-        self._result: ValueCodec[R] | None = None
+        self._codecs: Codecs[R] = Codecs(fn, _local_names(fn), skip_first=True)
 
     @property
     def parameters(self) -> Parameters:
         """The codec of the arguments after the context."""
-        if self._parameters is None:
-            self._parameters = Parameters(self.fn, skip_first=True, names=self._names)
-        return self._parameters
+        return self._codecs.parameters
 
     @property
     def result(self) -> ValueCodec[R]:
         """The codec of the result."""
-        if self._result is None:
-            self._result = ValueCodec[R](result_annotation(self.fn, self._names))
-        return self._result
+        return self._codecs.result
 
     def options(
         self,
         *,
         id: str | None = None,
-        timeout: float | timedelta | None = None,
-        on_conflict: Literal["join", "fail", "restart_ended"] = "join",
+        timeout: Duration | None = None,
+        on_conflict: OnConflict = "join",
+        start_delay: Duration | None = None,
+        start_at: datetime | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        memo: Mapping[str, Any] | None = None,
+        retention: Duration | None = None,
     ) -> Workflow[P, R]:
-        """The same workflow with options for one start."""
+        """The same workflow with options for one start.
+
+        It begins `start_delay` after the server has the start, or at `start_at` (aware), and is `queued` until then.
+        `attributes` and `memo` (JSON) are kept in its record, which is kept for `retention` once it has ended.
+        """
         other = _copy(self)
-        limit = None if timeout is None else seconds(timeout)
-        other.start_options = StartOptions(None if id is None else check_id(id), limit, on_conflict)
+        other.start_options = StartOptions.checked(
+            id=id,
+            timeout=timeout,
+            on_conflict=on_conflict,
+            start_delay=start_delay,
+            start_at=start_at,
+            attributes=attributes,
+            memo=memo,
+            retention=retention,
+        )
         return other
 
     def __call__(self, ctx: WorkflowContext, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:

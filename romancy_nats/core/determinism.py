@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import linecache
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -25,6 +27,17 @@ def calling_place() -> str:
     return ""
 
 
+def resting_place(root: asyncio.Task[None] | None, code: Callable[..., object]) -> str:
+    """Where the workflow function waits. A task's own stack ends at its root, so the chain of awaits is walked."""
+    waiting: object = root.get_coro() if root is not None else None
+    while waiting is not None:
+        frame: FrameType | None = getattr(waiting, "cr_frame", None)
+        if frame is not None and frame.f_code is getattr(code, "__code__", None):
+            return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+        waiting = getattr(waiting, "cr_await", None)
+    return ""
+
+
 def describe(command: Command | None) -> str:
     """A command in one line, as the diff shows it."""
     if command is None:
@@ -38,15 +51,16 @@ def describe(command: Command | None) -> str:
     return f"{name}({', '.join(shown)})" if shown else name
 
 
-_SHOWN = ("id", "name", "compensates", "cause")
+_COMPARED = ("id", "name", "compensates", "kind", "key", "keyed")
+_SHOWN = (*_COMPARED, "cause")
 
 
 def same(expected: Command, produced: Command) -> bool:
     """Whether a produced command is the recorded one; values (inputs, results) may differ, identity may not."""
     if type(expected) is not type(produced):
         return False
-    wanted = [getattr(expected, field, None) for field in _SHOWN[:3]]
-    return wanted == [getattr(produced, field, None) for field in _SHOWN[:3]]
+    wanted = [getattr(expected, field, None) for field in _COMPARED]
+    return wanted == [getattr(produced, field, None) for field in _COMPARED]
 
 
 def mismatch(

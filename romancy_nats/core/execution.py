@@ -12,10 +12,8 @@ import logging
 import zlib
 from asyncio import CancelledError
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from random import Random
-from types import FrameType
 from typing import Any, TypeVar, cast
 
 from romancy_nats.core import determinism
@@ -32,14 +30,19 @@ from romancy_nats.core.events import (
     Command,
     CompensationBegun,
     Delivered,
+    Emitted,
     Ending,
     Event,
+    EventReceived,
     MessageEvent,
+    MessageReceived,
     RetryRequested,
     TerminateRequested,
     TimerCancelled,
     TimerFired,
     TimerStarted,
+    UpdateAnswered,
+    UpdateRequested,
     WorkflowCancelled,
     WorkflowCompleted,
     WorkflowFailed,
@@ -48,14 +51,19 @@ from romancy_nats.core.events import (
     is_command,
 )
 from romancy_nats.core.failure import Failure
+from romancy_nats.core.handlers import Handlers
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.limits import fitting
 from romancy_nats.core.loop import DeterministicLoop, Evicted, WorkflowTimer
+from romancy_nats.core.pending import PendingActivity, rebuilt
+from romancy_nats.core.plain import encode_plain
 from romancy_nats.core.saga import Saga, Undo
+from romancy_nats.core.tasks import cancel_others
+from romancy_nats.core.waits import Waits
 from romancy_nats.errors import (
     DeterminismError,
     DuplicateIdError,
-    RetryExhaustedError,
+    QueryError,
     WorkflowRuleError,
     WorkflowTimeoutError,
 )
@@ -63,19 +71,6 @@ from romancy_nats.errors import (
 R = TypeVar("R")
 MICROSECONDS = 1_000_000
 _log = logging.getLogger("romancy.workflow")
-
-
-@dataclass(slots=True)
-class PendingActivity:
-    """A scheduled activity whose end is not recorded. `attempts` is how many failed, `heartbeat` their last details."""
-
-    id: str
-    activity: Activity[..., Any]
-    input: bytes
-    future: asyncio.Future[ActivityCompleted | ActivityFailed]
-    compensates: str = ""
-    attempts: int = 0
-    heartbeat: bytes = b""
 
 
 class Execution:
@@ -97,11 +92,23 @@ class Execution:
         self.timers: dict[str, WorkflowTimer] = {}
         self.ending: Ending | None = None
         self.compensating = False
+        self.delayed = False
+        """Whether its start lies ahead."""
         self.replaying = False
         self.seen: set[tuple[str, int]] = set()
         self.seen_ids: set[str] = set()
         self.owed: list[Command] = []
-        self.on_violation: Callable[[], None] | None = None
+        self.waiting = Waits(self._emit, self.loop.create_future)
+        self.handlers = Handlers(self._emit, self._spawn)
+        self.sent: dict[InstanceKey, int] = {}
+        """How many messages went to which instance."""
+        self.asked = False
+        """Whether a query is being answered: workflow code only looks."""
+        self.disturbed = False
+        """Whether a query changed something after all: this memory is to be dropped."""
+        self.announce: Callable[[bytes], None] | None = None
+        """Called with each value that workflow code emits live; never in replay."""
+        self.on_violation: Callable[[], object] | None = None
         """Called when a rule of the loop is broken between steps, possibly from another thread."""
         self._worker_id = worker_id
         self._commands: list[Command] = []
@@ -118,6 +125,11 @@ class Execution:
     def random(self) -> Random:
         """Seeded by the identity of the instance: the same numbers in replay."""
         return Random(f"{self.key.token}:{self.generation}")
+
+    @property
+    def begun(self) -> bool:
+        """Whether the workflow code was entered."""
+        return self._root is not None
 
     # --- deliveries in, commands out
 
@@ -193,24 +205,17 @@ class Execution:
         # What was recorded is what counts: a changed default or delay in newer code does not alter what runs.
         if isinstance(recorded, ActivityScheduled) and (pending := self.activities.get(recorded.id)):
             pending.input = recorded.input
+        elif isinstance(recorded, UpdateAnswered):
+            # Who waited was told when it was recorded, or looks at the history.
+            self.handlers.inboxes.pop(recorded.id, None)
 
     def _mismatch(
         self, position: int, expected: Event | None, produced: Command | None, index: int | None = None
     ) -> DeterminismError:
         place = self._places[index] if index is not None and index < len(self._places) else ""
-        place = place or self._resting_place()
+        place = place or determinism.resting_place(self._root, self.workflow.fn)
         want = cast("Command", expected) if expected is not None and is_command(expected) else None
         return determinism.mismatch(repr(self.key), (self._replayed, position + 1), want, produced, place)
-
-    def _resting_place(self) -> str:
-        """Where the workflow function waits. A task's own stack ends at its root, so the chain of awaits is walked."""
-        waiting: object = self._root.get_coro() if self._root is not None else None
-        while waiting is not None:
-            frame: FrameType | None = getattr(waiting, "cr_frame", None)
-            if frame is not None and frame.f_code is getattr(self.workflow.fn, "__code__", None):
-                return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
-            waiting = getattr(waiting, "cr_await", None)
-        return ""
 
     # --- what the workflow code does
 
@@ -235,7 +240,8 @@ class Execution:
         self, id: str, activity: Activity[..., R], input: bytes, compensates: str, place: str = ""
     ) -> R:
         future: asyncio.Future[ActivityCompleted | ActivityFailed] = self.loop.create_future()
-        self.activities[id] = PendingActivity(id, activity, input, future, compensates)
+        began = round(self.loop.time() * MICROSECONDS)
+        self.activities[id] = PendingActivity(id, activity, input, future, began, compensates)
         self._emit(ActivityScheduled(id, activity.name, input, compensates), place)
         try:
             event = await future
@@ -246,7 +252,19 @@ class Execution:
             raise
         if type(event) is ActivityCompleted:
             return activity.result.decode(event.result)
-        raise _rebuilt(activity, event)  # type: ignore[arg-type]
+        raise rebuilt(activity, event)  # type: ignore[arg-type]
+
+    def emit_value(self, value: object, *, durable: bool) -> None:
+        """Workflow code tells something to whoever watches."""
+        # Encoded in replay, too: what cannot be stored raises in both.
+        data = encode_plain(value, "what is emitted")
+        if durable:
+            self._emit(Emitted(data), self._place())
+        elif self.announce is not None and not self.replaying:
+            self.announce(data)
+
+    def _place(self) -> str:
+        return determinism.calling_place() if self.replaying else ""
 
     def _emit(self, command: Command, place: str = "") -> None:
         if self.ending is None:
@@ -278,19 +296,30 @@ class Execution:
             case ActivityAttemptFailed():
                 pending = self._known(event.id)
                 pending.attempts, pending.heartbeat = event.attempt, event.heartbeat
+                pending.retry_at = event.retry_at
             case TimerFired():
                 self._timer_fired(event)
             case WorkflowStarted():
                 self._see(event)
                 self._begin(event)
-            case CancelRequested():
+            case _:
                 self._see(event)
+                self._receive_message(event)
+
+    def _receive_message(self, event: MessageEvent) -> None:
+        match event:
+            case CancelRequested():
                 self._request_cancel(event)
             case TerminateRequested():
-                self._see(event)
                 self._terminate(event)
+            case EventReceived():
+                self.waiting.event(event)
+            case MessageReceived():
+                self.waiting.message(event)
+            case UpdateRequested():
+                self.handlers.update(event)
             case RetryRequested():
-                self._see(event)
+                """The workflow code does not see it."""
 
     def _activity_completed(self, event: ActivityCompleted) -> None:
         pending = self._pop(event.id)
@@ -319,7 +348,34 @@ class Execution:
             raise self._unknown(f"the firing of {event.id!r}")
         self.loop.fire(timer)
 
-    def _see(self, event: WorkflowStarted | CancelRequested | TerminateRequested | RetryRequested) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """A task of the workflow that it did not begin itself (an update handler)."""
+        context = contextvars.Context()
+        context.run(enter_workflow, self._view())
+        return self.loop.create_task(work, context=context)
+
+    def query(self, name: str, body: object) -> bytes:
+        """The answer of a query handler, encoded; raises QueryError. Changes nothing, or sets `disturbed`."""
+        answer: list[bytes | QueryError] = []
+
+        def ask() -> None:
+            context = contextvars.Context()
+            context.run(enter_workflow, self._view())
+            try:
+                answer.append(context.run(self.handlers.query, name, body))
+            except QueryError as error:
+                answer.append(error)
+
+        self.asked = True
+        try:
+            self.disturbed = not self.loop.look(ask) or self.disturbed
+        finally:
+            self.asked = False
+        if isinstance(answer[0], QueryError):
+            raise answer[0]
+        return answer[0]
+
+    def _see(self, event: WorkflowStarted | MessageEvent) -> None:
         if event.sequence:
             self.seen.add((event.stream, event.sequence))
         message_id = "" if isinstance(event, WorkflowStarted) else event.message_id
@@ -333,6 +389,7 @@ class Execution:
         self._root.cancel(event.reason)
 
     def _terminate(self, event: TerminateRequested) -> None:
+        self.handlers.reject_all()
         self._emit(WorkflowTerminated(event.reason))
         self.ending = self.ending or WorkflowTerminated(event.reason)
 
@@ -360,9 +417,12 @@ class Execution:
         ending = await self._body(started, view)
         # From here on neither cancel nor timeout interrupts: what was done is undone to the end.
         self._interruptible = False
-        await self._cancel_children()
+        await cancel_others(self.loop.live_tasks(), "the workflow has ended")
         if not isinstance(ending, WorkflowCompleted):
             await self._compensate(ending)
+        self.handlers.reject_all()
+        for wait in list(self.waiting.open.values()):
+            self.waiting.end(wait)
         for timer in list(self.timers.values()):
             timer.cancel()
         self._drain_timers()
@@ -371,6 +431,7 @@ class Execution:
 
     async def _body(self, started: WorkflowStarted, view: WorkflowContext) -> Ending:
         try:
+            await self._until(started.begin_at)
             args, kwargs = self.workflow.parameters.decode(started.input)
             returned = await self.workflow.fn(view, *args, **kwargs)
             result = fitting(self.workflow.result.encode(returned), f"the result of {self.key!r}")
@@ -387,13 +448,14 @@ class Execution:
             return WorkflowCompleted(result)
         return WorkflowFailed(Failure.of(failure).encode())
 
-    async def _cancel_children(self) -> None:
-        me = asyncio.current_task(self.loop)
-        children = [task for task in self.loop.live_tasks() if task is not me]
-        for task in children:
-            task.cancel("the workflow has ended")
-        if children:
-            await asyncio.gather(*children, return_exceptions=True)
+    async def _until(self, begin_at: int) -> None:
+        """A delayed start waits like any sleep: recorded, woken by the server, cancelled before the body is entered."""
+        self.delayed = begin_at > 0
+        try:
+            if self.delayed:
+                await asyncio.sleep(max(0.0, begin_at / MICROSECONDS - self.loop.time()))
+        finally:
+            self.delayed = False
 
     async def _compensate(self, ending: Ending) -> None:
         undos = self.saga.newest_first()
@@ -422,7 +484,7 @@ class Execution:
     @property
     def waits(self) -> bool:
         """Whether anything is pending that could ever wake the workflow."""
-        return bool(self.activities or self.timers)
+        return bool(self.activities or self.timers or self.waiting.open)
 
     def evict(self) -> None:
         """Close the workflow code for good; every later call in it raises, its commands go nowhere."""
@@ -431,13 +493,7 @@ class Execution:
         # Freed at once, by reference counts: collections of cycles are rare in a worker, and slow.
         self._root = None
         self.on_violation = None
+        self.announce = None
+        self.waiting.close()
+        self.handlers.close()
         self.timers.clear()
-
-
-def _rebuilt(activity: Activity[..., Any], event: ActivityFailed) -> BaseException:
-    error = Failure.decode(event.failure).rebuild(activity.errors)
-    if not event.exhausted:
-        return error
-    exhausted = RetryExhaustedError(activity.name, event.attempt, error)
-    exhausted.__cause__ = error
-    return exhausted

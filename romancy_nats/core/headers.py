@@ -15,6 +15,22 @@ REPLY_TO = "Romancy-Reply-To"
 NOTIFY = "Romancy-Notify"
 TIMEOUT = "Romancy-Timeout"
 CONFLICT = "Romancy-On-Conflict"
+START_DELAY = "Romancy-Start-Delay"
+"""Seconds from when the server stored the start."""
+START_AT = "Romancy-Start-At"
+"""ISO 8601 with a time zone, or µs since the epoch."""
+ATTRIBUTES = "Romancy-Attributes"
+"""A JSON object, as ASCII; so is the memo."""
+MEMO = "Romancy-Memo"
+RETENTION = "Romancy-Retention"
+WAIT = "Romancy-Wait"
+GENERATION = "Romancy-Generation"
+SENDER = "Romancy-Sender"
+ORDER = "Romancy-Order"
+CHANNEL = "Romancy-Channel"
+METADATA = "Romancy-Metadata"
+"""A JSON object, as ASCII."""
+UPDATE = "Romancy-Update"
 REASON = "Romancy-Reason"
 ORIGIN_STREAM = "Romancy-Origin-Stream"
 ORIGIN_SEQUENCE = "Romancy-Origin-Sequence"
@@ -58,6 +74,11 @@ def message_headers(
     if message_id:
         headers[MESSAGE_ID] = f"{key.token}:{message_id}"
     return headers
+
+
+def own_message_id(key: InstanceKey, headers: Mapping[str, str]) -> str:
+    """The message id as its sender gave it; "" when it gave none."""
+    return headers.get(MESSAGE_ID, "").removeprefix(f"{key.token}:")
 
 
 def kept(headers: Mapping[str, str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast, get_type_hints
 
 from romancy_nats.core.commit import Commit
-from romancy_nats.core.events import TAGS, Event
+from romancy_nats.core.events import TAGS, Event, recorded_fields
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.shown import shown_failure, shown_value
 from romancy_nats.errors import PayloadError, RomancyError
@@ -107,7 +107,7 @@ def plain_commit(number: int, commit: Commit) -> dict[str, object]:
 def plain_event(event: Event) -> dict[str, object]:
     """One event in the JSON form."""
     plain: dict[str, object] = {"type": type(event).__name__}
-    for name, value in zip(event._fields, event, strict=True):
+    for name, value in zip(event._fields, recorded_fields(event), strict=False):
         plain[name] = _bytes(name, value) if isinstance(value, bytes) else value
     return plain
 

@@ -23,7 +23,7 @@ from romancy_nats.core.handles import WorkflowHandle, WorkflowTimer
 from romancy_nats.core.orders import AsCompleted, Cancellations, Ready, is_ensuring
 from romancy_nats.core.refusals import RefusingLoop, StepViolation, violation
 from romancy_nats.core.tasks import WorkflowFuture, WorkflowTask
-from romancy_nats.errors import StepTooLongError, WorkflowRuleError
+from romancy_nats.errors import QueryError, StepTooLongError, WorkflowRuleError
 
 __all__ = ["DeterministicLoop", "Evicted", "StepViolation", "WorkflowFuture", "WorkflowTask", "WorkflowTimer"]
 
@@ -59,6 +59,7 @@ class DeterministicLoop(RefusingLoop):
         self._now = 0.0
         self._thread = 0
         self._dead = False
+        self._looking = False
         self._refused = 0
         self._ready: deque[Ready] = deque()
         self._append: Callable[[Ready], None] = self._ready.append
@@ -91,6 +92,30 @@ class DeterministicLoop(RefusingLoop):
                 self._sweep()
         finally:
             self._leave(*outside)
+
+    def look(self, at: Callable[[], None]) -> bool:
+        """Run `at` as a step would, but let it change nothing: what it tries to schedule raises QueryError.
+
+        False says that it woke something before it could be stopped: the memory of this workflow is worth nothing
+        any more.
+        """
+        if self._dead:
+            raise RuntimeError("this loop was evicted; make a new one and replay the history into it")
+        outside = self._enter()
+        append, order, cancelled = self._append, self._order, len(self.cancelled_timers)
+        woken: list[Ready] = []
+
+        def refuse(handle: Ready) -> NoReturn:
+            woken.append(handle)
+            raise _only_looking("wake something up")
+
+        self._append, self._looking = refuse, True
+        try:
+            at()
+        finally:
+            self._append, self._looking, self._order = append, False, order
+            self._leave(*outside)
+        return not woken and len(self.cancelled_timers) == cancelled
 
     def _enter(self) -> tuple[asyncio.AbstractEventLoop | None, asyncio.Task[Any] | None, Any]:
         outer = _get_running_loop()
@@ -186,6 +211,8 @@ class DeterministicLoop(RefusingLoop):
             self._violate("call_at")
         if math.isnan(when):
             raise ValueError("a timer needs a time, not NaN")
+        if self._looking:
+            raise _only_looking("start a timer")
         timer = WorkflowTimer(when, callback, args, self, context)
         self._timers = timer.number = self._timers + 1
         if self._dead or when <= self._now:
@@ -254,6 +281,9 @@ class DeterministicLoop(RefusingLoop):
             if get_ident() != self._thread:
                 self._violate("create_task")
             self._refuse()
+        if self._looking:
+            coro.close()
+            raise _only_looking("start a task")
         if is_ensuring(sys._getframe(1)):
             self._as_completed = self._as_completed or AsCompleted()
             made = self._as_completed.task_of(coro, self)
@@ -389,6 +419,10 @@ class DeterministicLoop(RefusingLoop):
         self._refused += 1
         if self._refused <= ATTEMPTS or not self._thread:
             refuse()
+
+
+def _only_looking(what: str) -> QueryError:
+    return QueryError(f"a query handler only looks; it may not {what}")
 
 
 def _untie(task: WorkflowTask[Any]) -> None:

@@ -6,6 +6,7 @@ that neither packing nor unpacking recurses through Python and no dict of a user
 
 from __future__ import annotations
 
+import struct
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -47,7 +48,16 @@ _FACTORIES: dict[str, Callable[[], object] | None] = {
 }  # fmt: skip
 _NATIVE = frozenset({type(None), bool, int, float, str, bytes, list, dict, ExtType})
 _FACTORY_NAMES = {factory: name for name, factory in _FACTORIES.items()}
-_BAD_DATA = (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError)
+_BAD_DATA = (
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    struct.error,
+)
 
 pack_scalar: Callable[[object], bytes] = msgpack.Packer(
     strict_types=True, unicode_errors="surrogatepass"

@@ -55,6 +55,8 @@ class InstanceRecord:
     owner: str = ""
     generation: int = 0
     commits: int = 0
+    settled: int = 0
+    """The commits whose effects the server has acknowledged (L5): the others are carried out again after a crash."""
     start: int = 0
     """The sequence of the start message that began this generation."""
     fingerprint: str = ""
@@ -70,10 +72,22 @@ class InstanceRecord:
     error: str = ""
     result: str = ""
     attributes: dict[str, Any] = field(default_factory=dict[str, Any])
+    memo: dict[str, Any] = field(default_factory=dict[str, Any])
+    retention: float = 0.0
+    """Seconds that the record is kept once it has ended; 0 for what the workers are set to."""
     code: str = ""
+    archived: list[int] = field(default_factory=list[int])
+    """Where the history is once it has left the ledger."""
+    sealed: bool = False
+    """Whether the ledger holds no commit of it any more; the record itself expires."""
     write: str = ""
     """Fresh for each write, so that a write whose answer was lost is recognised when read back (L3)."""
     version: int = 1
+
+    @property
+    def let_go(self) -> bool:
+        """Whether a worker gave it back unfinished: anybody may take it up at once, as a delayed start may not."""
+        return self.status is InstanceStatus.QUEUED and not self.owner and not self.next_due
 
     def encode(self) -> bytes:
         """JSON without the fields that say nothing."""

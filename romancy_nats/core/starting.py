@@ -8,12 +8,10 @@ from typing import Any
 
 from romancy_nats.core.definition import Workflow
 from romancy_nats.core.headers import (
-    CONFLICT,
     CONTENT_TYPE,
     MESSAGE_ID,
     NOTIFY,
     REPLY_TO,
-    TIMEOUT,
     TOKEN,
     TRACE,
     named_id,
@@ -21,8 +19,10 @@ from romancy_nats.core.headers import (
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.limits import parse_body
 from romancy_nats.core.parameters import fingerprint
-from romancy_nats.errors import PayloadError, RomancyError, StartRejectedError
+from romancy_nats.core.start_options import StartOptions, read_options
+from romancy_nats.errors import RomancyError, StartRejectedError
 
+NO_OPTIONS = StartOptions()
 CANONICAL = "application/vnd.romancy.input"
 """The canonical arguments, as this package encodes them: nothing to normalise."""
 
@@ -34,11 +34,10 @@ class StartRequest:
     key: InstanceKey
     input: bytes
     fingerprint: str
-    timeout: float = 0.0
+    options: StartOptions = NO_OPTIONS
     reply_to: str = ""
     notify: str = ""
     trace: str = ""
-    on_conflict: str = "join"
 
 
 def read_start(
@@ -48,18 +47,17 @@ def read_start(
     try:
         key = InstanceKey(workflow.name, named_id(headers) or fallback_id)
         input = _canonical(workflow, headers.get(CONTENT_TYPE), body, max_message)
-        timeout = _seconds(headers.get(TIMEOUT))
+        options = read_options(headers)
     except RomancyError as error:
         raise StartRejectedError(str(error), workflow=workflow.name) from error
     return StartRequest(
         key,
         input,
         fingerprint(input),
-        timeout,
+        options,
         headers.get(REPLY_TO, ""),
         headers.get(NOTIFY, ""),
         headers.get(TRACE, ""),
-        headers.get(CONFLICT, "join"),
     )
 
 
@@ -70,18 +68,6 @@ def _canonical(
         return workflow.parameters.canonical(body, max_bytes=max_message)
     plain: object = parse_body(body, content_type, max_bytes=max_message) if body else {}
     return workflow.parameters.from_plain(plain)
-
-
-def _seconds(text: str | None) -> float:
-    if not text:
-        return 0.0
-    try:
-        value = float(text)
-    except ValueError as error:
-        raise PayloadError(f"header {TIMEOUT} is a number of seconds, not {text!r}") from error
-    if not 0 < value < 1e9:
-        raise PayloadError(f"header {TIMEOUT} is a positive number of seconds, not {text!r}")
-    return value
 
 
 def write_start(
@@ -107,9 +93,7 @@ def write_start(
         headers[NOTIFY] = notify
     if trace:
         headers[TRACE] = trace
-    if options.timeout is not None:
-        headers[TIMEOUT] = repr(options.timeout)
+    headers |= options.headers()
     if options.on_conflict != "join":
-        headers[CONFLICT] = options.on_conflict
         headers[MESSAGE_ID] += f":{nonce}"
     return headers

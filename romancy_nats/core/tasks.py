@@ -6,7 +6,7 @@ asyncio iterates over sets of tasks (TaskGroup, `wait`, `as_completed`); no sche
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -56,3 +56,13 @@ class WorkflowTask(asyncio.Task[T]):
             cancel = super().cancel
             return self._in_order(self.order, lambda: cancel(msg))
         return super().cancel(msg)
+
+
+async def cancel_others(tasks: Iterable[asyncio.Task[Any]], why: str) -> None:
+    """Cancel all but the task that asks for it, and wait until they have ended, however they do."""
+    me = asyncio.current_task()
+    others = [task for task in tasks if task is not me]
+    for task in others:
+        task.cancel(why)
+    if others:
+        await asyncio.gather(*others, return_exceptions=True)

@@ -94,12 +94,7 @@ class JetStreamLedger:
 
     async def _write(self, key: InstanceKey, record: InstanceRecord, expected: int) -> WriteReply:
         p = key.shard(self._shards)
-        headers = {
-            EXPECTED: str(expected),
-            ROLLUP: "sub",
-            "Romancy-Workflow": key.token.partition(".")[0],
-            "Romancy-Status": record.status.value,
-        }
+        headers = record_headers(key, record, expected)
         subject = self._record_prefixes[p] + key.token
         return await write(self._connection, subject, record.encode(), headers, self._ack_prefixes[p])
 
@@ -204,3 +199,13 @@ def _too_large(size: int, limit: int) -> Refused:
         Refusal.TOO_LARGE,
         f"a commit of {size:,} bytes, the server's limit is {limit:,}; pass large data by reference",
     )
+
+
+def record_headers(key: InstanceKey, record: InstanceRecord, expected: int) -> dict[str, str]:
+    """The headers of a record write: fenced, the only message on its subject, listable without its body."""
+    return {
+        EXPECTED: str(expected),
+        ROLLUP: "sub",
+        "Romancy-Workflow": key.token.partition(".")[0],
+        "Romancy-Status": record.status.value,
+    }

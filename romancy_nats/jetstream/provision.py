@@ -237,7 +237,7 @@ def _raise_refused(answer: Answer, what: str) -> None:
 async def ensure_consumers(
     connection: Connection, topology: Topology, workflows: Mapping[str, int | None], ack_wait: float
 ) -> None:
-    """The consumers of these workflows (name to `max_concurrency`), limits brought up to date.
+    """The consumers of these workflows (name to `max_concurrency`) and of events, limits brought up to date.
 
     Raises StreamMissingError naming the consumers that these credentials may not create.
     """
@@ -246,6 +246,7 @@ async def ensure_consumers(
         for workflow, max_concurrency in workflows.items()
         for spec in topology.consumers(workflow, max_concurrency, ack_wait)
     ]
+    specs.append(topology.dispatcher(ack_wait))
     outcomes = await asyncio.gather(*(_ensure_consumer(connection, spec) for spec in specs))
     denied = [f"{spec.stream} > {spec.name}" for spec, good in zip(specs, outcomes, strict=True) if not good]
     if denied:

@@ -6,14 +6,20 @@ import hashlib
 import re
 from typing import NamedTuple
 
+from romancy_nats.core.cloudevents import check_type
 from romancy_nats.core.ids import InstanceKey, check_namespace, decode_token, encode_token
 from romancy_nats.errors import InvalidNameError
 
 LONGEST_IN_CONSUMER_NAME = 200
 """A consumer name may have 255 characters; a workflow's token can be longer."""
 
+DISPATCHER = "dispatch"
+"""The durable consumer of all events, shared by every worker of the namespace."""
+
 _INCARNATION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _CRON = "_cron"
+_LONGEST_TOKEN = 200
+_WAIT_TOKENS = 8
 
 
 class CommitPlace(NamedTuple):
@@ -89,6 +95,13 @@ class Subjects:
     def dues(self, workflow: str) -> str:
         return f"{self.namespace}.due.{encode_token(workflow)}.>"
 
+    def commits(self, shard: int, key: InstanceKey, generation: int) -> str:
+        """The filter for all commits of a generation."""
+        return f"{self.commit_prefix(shard)}{key.token}.{generation}.*"
+
+    def archive(self, workflow: str) -> str:
+        return f"{self.namespace}.archive.{encode_token(workflow)}"
+
     def dead(self, workflow: str) -> str:
         return f"{self.namespace}.dead.{encode_token(workflow) or '_'}"
 
@@ -100,6 +113,45 @@ class Subjects:
             digest = hashlib.sha256(token.encode()).hexdigest()[:32]
             token = f"{token[:100]}=={digest}"
         return f"{kind}_{token}"
+
+    # --- timers
+
+    def timer(self, key: InstanceKey, generation: int) -> str:
+        """Where the schedule of an instance is: one, for the earliest of what it waits for."""
+        return f"{self.namespace}.timer.{key.token}.{generation}.next"
+
+    def due(self, key: InstanceKey, generation: int) -> str:
+        """Where the server puts a message when that time has come."""
+        return f"{self.namespace}.due.{key.token}.{generation}.next"
+
+    # --- events
+
+    def event(self, type: str) -> str:
+        """Where events of a type are published; the dots of the type part tokens. Raises InvalidNameError."""
+        return f"{self.namespace}.event." + ".".join(map(encode_token, check_type(type).split(".")))
+
+    @property
+    def events(self) -> str:
+        """The filter for all events."""
+        return f"{self.namespace}.event.>"
+
+    @property
+    def wait_prefix(self) -> str:
+        """How every registration begins."""
+        return f"{self.namespace}.wait."
+
+    def waits(self, type: str, event_key: str | None) -> str:
+        """The filter for the registrations for events of this type and key; None: those for any key."""
+        return f"{self._wait_prefix(type, event_key)}>"
+
+    def wait(self, type: str, event_key: str | None, key: InstanceKey, generation: int, wait: str) -> str:
+        """The registration of one wait."""
+        return f"{self._wait_prefix(type, event_key)}{key.token}.{generation}.{encode_token(wait)}"
+
+    def _wait_prefix(self, type: str, event_key: str | None) -> str:
+        # `=` and `==` are no encoded tokens, so that no key is taken for any key.
+        key = "=" if event_key is None else _bounded(encode_token(event_key)) or "=="
+        return f"{self.wait_prefix}{_bounded(encode_token(type)) or '=='}.{key}."
 
     # --- workers
 
@@ -114,6 +166,14 @@ class Subjects:
     def worker(self, incarnation: str) -> str:
         """Where a worker answers forwards."""
         return f"{self.namespace}.worker.{check_incarnation(incarnation)}"
+
+    def query(self, workflow: str) -> str:
+        """Where the workers of a workflow answer queries, each of them one of several."""
+        return f"{self.namespace}.query.{encode_token(workflow)}"
+
+    def progress(self, key: InstanceKey) -> str:
+        """Where a worker announces how an instance gets on."""
+        return f"{self.namespace}.progress.{key.token}"
 
     # --- reading
 
@@ -146,6 +206,21 @@ class Subjects:
         except InvalidNameError:
             return ""
 
+    def read_event(self, subject: str) -> str | None:
+        """The type of an event by its subject, whose tokens may be spelled as they like; None for none."""
+        tokens = subject.split(".")[2:]
+        if "\ufffd" in subject or not all(tokens) or "*" in tokens or ">" in tokens:
+            return None
+        return ".".join(map(_decoded, tokens))
+
+    def read_wait(self, subject: str) -> tuple[InstanceKey, int, str] | None:
+        """Instance, generation and wait of a registration."""
+        tokens = subject.split(".")
+        if len(tokens) != _WAIT_TOKENS or not tokens[6].isdecimal():
+            return None
+        key = _key(tokens[4], tokens[5])
+        return None if key is None else (key, int(tokens[6]), _decoded(tokens[7]))
+
     def read_lease(self, subject: str) -> str:
         """The incarnation of a lease's subject, or of its announcement."""
         return subject.rpartition(".")[2]
@@ -158,6 +233,21 @@ def check_incarnation(incarnation: str) -> str:
             f"{incarnation!r} is no incarnation: 1 to 64 characters of A-Z, a-z, 0-9, '_', '-'"
         )
     return incarnation
+
+
+def _bounded(token: str) -> str:
+    """A token that fits into a subject beside an instance: the server takes lines of 4,096 bytes."""
+    if len(token) <= _LONGEST_TOKEN:
+        return token
+    # `==` is in no encoded token, so that a shortened one never meets another.
+    return f"{token[:_LONGEST_TOKEN]}=={hashlib.sha256(token.encode()).hexdigest()[:32]}"
+
+
+def _decoded(token: str) -> str:
+    try:
+        return decode_token(token)
+    except InvalidNameError:
+        return token
 
 
 def _token_or_any(text: str | None) -> str:

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Literal
 
 from romancy_nats.errors import ConfigurationError
-from romancy_nats.jetstream.subjects import Subjects
+from romancy_nats.jetstream.subjects import DISPATCHER, Subjects
 
 Config = dict[str, object]
 Storage = Literal["file", "memory"]
@@ -124,6 +124,12 @@ class Topology:
             ),
         ]
 
+    def dispatcher(self, ack_wait: float = 16.0) -> ConsumerSpec:
+        """The consumer of all events: what every worker of the namespace shares."""
+        subjects = self.subjects
+        wait = int(ack_wait * _SECOND)
+        return _consumer(subjects.events_stream, DISPATCHER, subjects.events, wait, -1)
+
     def _others(self) -> Iterator[StreamSpec]:
         ns, subjects = self.namespace, self.subjects
         yield self._stream(subjects.workers_stream, self._workers())
@@ -227,9 +233,11 @@ def _consumer(
 def export(topology: Topology, workflows: tuple[str, ...] = ()) -> dict[str, str]:
     """File name to JSON, as `nats stream add --config` and `nats consumer add --config` take it."""
     files = {f"{spec.name}.json": _json(spec.config) for spec in topology.streams()}
+    consumers = [topology.dispatcher()]
     for workflow in workflows:
-        for consumer in topology.consumers(workflow):
-            files[f"{consumer.stream}.{consumer.name}.json"] = _json(consumer.config)
+        consumers += topology.consumers(workflow)
+    for consumer in consumers:
+        files[f"{consumer.stream}.{consumer.name}.json"] = _json(consumer.config)
     return files
 
 

@@ -20,6 +20,8 @@ from romancy_nats.jetstream.subjects import Subjects
 from romancy_nats.ports import Answerer
 
 _log = logging.getLogger("romancy.wire")
+_WORKERS = "workers"
+"""The queue group that shares the questions to a workflow."""
 
 
 class CoreWire:
@@ -38,8 +40,10 @@ class CoreWire:
         """Whether a reply subject that came in a message may be written to."""
         return self._inbox.fullmatch(subject) is not None
 
-    async def serve(self, incarnation: str, answer: Answerer) -> Callable[[], Awaitable[None]]:
-        """Answer what others ask this incarnation, until the returned function is called."""
+    async def serve(
+        self, name: str, answer: Answerer, *, shared: bool = False
+    ) -> Callable[[], Awaitable[None]]:
+        """Answer what others ask this incarnation, or with `shared` this workflow; until the function is called."""
         at_work: set[asyncio.Task[None]] = set()
 
         def ended(task: asyncio.Task[None]) -> None:
@@ -55,7 +59,8 @@ class CoreWire:
             at_work.add(task)
             task.add_done_callback(ended)
 
-        subscription = await self._connection.subscribe(self._subjects.worker(incarnation), hear)
+        queue = _WORKERS if shared else ""
+        subscription = await self._connection.subscribe(self._place(name, shared=shared), hear, queue)
 
         async def stop() -> None:
             subscription.close()
@@ -65,24 +70,33 @@ class CoreWire:
 
         return stop
 
+    def _place(self, name: str, *, shared: bool) -> str:
+        return self._subjects.query(name) if shared else self._subjects.worker(name)
+
     async def _reply(self, msg: Msg, answer: Answerer) -> None:
         self.notify(msg.reply, await answer(msg.data))
 
-    async def ask(self, incarnation: str, question: bytes, timeout: float) -> bytes | None:
-        """Ask a worker; None when nobody answers."""
+    async def ask(self, name: str, question: bytes, timeout: float, *, shared: bool = False) -> bytes | None:
+        """Ask an incarnation, or with `shared` one of those who serve a workflow; None when nobody answers."""
         try:
-            subject = self._subjects.worker(incarnation)
+            subject = self._place(name, shared=shared)
             return (await self._connection.call(subject, question, timeout=timeout, patient=False)).data
         except (ServerUnavailableError, PermissionDeniedError, PayloadTooLargeError) as error:
-            _log.debug("worker %s does not answer: %s", incarnation, error)
+            _log.debug("%s does not answer: %s", name, error)
             return None
 
     def notify(self, inbox: str, data: bytes) -> None:
         """Tell a waiting client something; best effort. Subjects that are not inboxes are ignored."""
-        if not self.is_inbox(inbox):
-            return
+        if self.is_inbox(inbox):
+            self._tell(inbox, data)
+
+    def announce(self, key: InstanceKey, data: bytes) -> None:
+        """Tell whoever follows this instance how it gets on; best effort."""
+        self._tell(self._subjects.progress(key), data)
+
+    def _tell(self, subject: str, data: bytes) -> None:
         try:
-            self._connection.publish(inbox, data)
+            self._connection.publish(subject, data)
         except (ConnectionLostError, PayloadTooLargeError) as error:
             _log.debug("notice not sent: %s", error)
 
@@ -96,9 +110,12 @@ class CoreWire:
         return inbox.subject, inbox.close
 
     async def follow(
-        self, key: InstanceKey, seen: Callable[[int, int], None]
+        self,
+        key: InstanceKey,
+        seen: Callable[[int, int], None],
+        heard: Callable[[bytes], None] | None = None,
     ) -> Callable[[], Awaitable[None]]:
-        """Call `seen(generation, n)` for each new commit of an instance; best effort (read to be sure)."""
+        """Call `seen(generation, n)` for each new commit of an instance, `heard` for each announcement; best effort."""
 
         def hear(msg: Msg) -> None:
             place = self._subjects.read_commit(msg.subject)
@@ -106,9 +123,14 @@ class CoreWire:
                 seen(place.generation, place.n)
 
         live = self._subjects.live(key.shard(self._shards), key)
-        subscription = await self._connection.subscribe(live, hear)
+        subscriptions = [await self._connection.subscribe(live, hear)]
+        if heard is not None:
+            tell = heard
+            progress = self._subjects.progress(key)
+            subscriptions.append(await self._connection.subscribe(progress, lambda msg: tell(msg.data)))
 
         async def stop() -> None:
-            subscription.close()
+            for subscription in subscriptions:
+                subscription.close()
 
         return stop

@@ -10,12 +10,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from romancy_nats.jetstream import provision as provisioning
+from romancy_nats.jetstream.archive import JetStreamArchive
 from romancy_nats.jetstream.connection import Connection
 from romancy_nats.jetstream.credentials import Credentials
+from romancy_nats.jetstream.events import JetStreamEvents
 from romancy_nats.jetstream.leases import JetStreamLeases
 from romancy_nats.jetstream.ledger import JetStreamLedger
 from romancy_nats.jetstream.orphans import JetStreamOrphans
 from romancy_nats.jetstream.queues import JetStreamQueues
+from romancy_nats.jetstream.timers import JetStreamTimers
 from romancy_nats.jetstream.topology import DEFAULT_SHARDS, Storage, Topology
 from romancy_nats.jetstream.wire import CoreWire
 from romancy_nats.ports import World
@@ -96,6 +99,7 @@ async def open_world(
             topology = await provisioning.find_streams(connection, namespace)
         subjects = topology.subjects
         queues = JetStreamQueues(connection, subjects)
+        events = JetStreamEvents(connection, subjects)
         try:
             yield JetStreamWorld(
                 ledger=JetStreamLedger(connection, subjects, topology.shards),
@@ -103,6 +107,9 @@ async def open_world(
                 orphans=JetStreamOrphans(connection, subjects),
                 leases=JetStreamLeases(connection, subjects),
                 wire=CoreWire(connection, subjects, topology.shards),
+                timers=JetStreamTimers(connection, subjects),
+                events=events,
+                archive=JetStreamArchive(connection, subjects, topology.shards),
                 clock=SystemClock(),
                 chance=SystemChance(),
                 connection=connection,
@@ -111,3 +118,4 @@ async def open_world(
             )
         finally:
             await queues.stop_pulling()
+            await events.stop_pulling()

@@ -10,7 +10,7 @@ from romancy_nats.errors import PayloadTooLargeError, PermissionDeniedError, Ser
 from romancy_nats.jetstream.api import TEMPORARY, read
 from romancy_nats.jetstream.connection import Connection
 from romancy_nats.jetstream.replies import Reply
-from romancy_nats.ports import Refusal, Refused, WriteReply
+from romancy_nats.ports import Duplicate, Refusal, Refused, WriteReply
 
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
@@ -53,7 +53,7 @@ def _slow_outcome(reply: Reply) -> WriteReply:
         return Refused(Refusal.OTHER, f"not an acknowledgement: {reply.data[:100]!r}")
     sequence = answer.body.get("seq")
     if not answer.code and isinstance(sequence, int) and sequence > 0:
-        return sequence
+        return Duplicate(sequence) if answer.body.get("duplicate") is True else sequence
     return None if answer.code in TEMPORARY else Refused(_why(answer.code, answer.text), answer.text)
 
 

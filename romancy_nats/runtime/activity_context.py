@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from romancy_nats.errors import ConfigurationError
+from romancy_nats.core.ids import encode_token
+from romancy_nats.errors import ConfigurationError, PayloadError
+from romancy_nats.runtime.progress import EMITTED, HEARTBEAT
 
 if TYPE_CHECKING:
     from romancy_nats.core.ids import InstanceKey
@@ -38,17 +41,26 @@ class ActivityContext:
         "_beat",
         "_cancelled",
         "_details",
+        "_generation",
         "_key",
         "_state",
         "activity_id",
         "attempt",
         "last_heartbeat",
+        "tell",
     )
 
     def __init__(
-        self, key: InstanceKey, activity_id: str, attempt: int, state: object, last_heartbeat: object = None
+        self,
+        key: InstanceKey,
+        activity_id: str,
+        attempt: int,
+        state: object,
+        last_heartbeat: object = None,
+        generation: int = 0,
     ) -> None:
         self._key = key
+        self._generation = generation
         self.activity_id = activity_id
         self.attempt = attempt
         self.last_heartbeat = last_heartbeat
@@ -56,6 +68,7 @@ class ActivityContext:
         self._cancelled = False
         self._details: Any = None
         self._beat: Callable[[], None] | None = None
+        self.tell: Callable[[str, object], None] | None = None
 
     @property
     def instance_id(self) -> str:
@@ -70,7 +83,9 @@ class ActivityContext:
     @property
     def idempotency_key(self) -> str:
         """The same for every attempt of this activity, and for no other: give it to systems that deduplicate."""
-        return f"{self._key.workflow}/{self._key.id}/{self.activity_id}"
+        # Encoded, so that no "/" in an id makes two of them one; ids of activities begin anew with each generation.
+        workflow, id = encode_token(self._key.workflow), self._key.id_token
+        return f"{workflow}/{id}/{self._generation}/{encode_token(self.activity_id)}"
 
     @property
     def cancelled(self) -> bool:
@@ -82,6 +97,14 @@ class ActivityContext:
         self._details = details
         if self._beat is not None:
             self._beat()
+        if self.tell is not None and details is not None:
+            with suppress(PayloadError):
+                self.tell(HEARTBEAT, details)
+
+    def emit(self, value: object) -> None:
+        """Tell whoever watches the instance; it is not recorded. Raises PayloadError for what cannot be encoded."""
+        if self.tell is not None:
+            self.tell(EMITTED, value)
 
     def state(self, kind: type[S]) -> S:
         """What the app's `lifespan` yielded; raises ConfigurationError when it is not of this type."""

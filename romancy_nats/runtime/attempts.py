@@ -14,14 +14,16 @@ import anyio
 import anyio.to_thread
 
 from romancy_nats.core.events import ActivityAttemptFailed, ActivityCompleted, ActivityFailed
-from romancy_nats.core.execution import PendingActivity
 from romancy_nats.core.failure import Failure
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.payload import ValueCodec
+from romancy_nats.core.pending import PendingActivity
+from romancy_nats.core.plain import encode_plain
 from romancy_nats.core.retry import RetryPolicy
 from romancy_nats.errors import ActivityTimeoutError, PayloadError, PayloadTooLargeError
 from romancy_nats.ports import Chance, Clock
 from romancy_nats.runtime.activity_context import ActivityContext, enter_attempt
+from romancy_nats.runtime.progress import FAILED, HEARTBEAT, STARTED
 from romancy_nats.runtime.tuning import Tuning
 
 _log = logging.getLogger("romancy.activity")
@@ -30,11 +32,20 @@ LONG_DELAY = 1.0
 """From this back-off on (seconds) a failed attempt is committed at once: a write is cheap beside the wait."""
 
 
+LONG_REST = 5.0
+"""From this back-off on the worker lets go of the activity until the next attempt is due."""
+
+
+_SOON = 0.05
+_BETWEEN_BEATS = 0.1
+
+
 class Ended(Protocol):
     """Who is told about attempts."""
 
     def ended(self, event: ActivityCompleted | ActivityFailed) -> None: ...
     def attempt_failed(self, event: ActivityAttemptFailed, *, commit: bool) -> None: ...
+    def announce(self, type: str, data: bytes) -> None: ...
 
 
 class Workshop:
@@ -62,14 +73,20 @@ class Workshop:
 class Attempts:
     """The attempts of one scheduled activity, in one asyncio task."""
 
-    def __init__(self, workshop: Workshop, key: InstanceKey, pending: PendingActivity, told: Ended) -> None:
+    def __init__(
+        self, workshop: Workshop, key: InstanceKey, generation: int, pending: PendingActivity, told: Ended
+    ) -> None:
         self._workshop = workshop
         self._key = key
+        self._generation = generation
         self._pending = pending
         self._told = told
         self._context: ActivityContext | None = None
         self._given_up = False
         self._final = False
+        self._announced = 0
+        self._beat_at = 0.0
+        self._loop = asyncio.get_running_loop()
         self.task: asyncio.Task[None] | None = None
 
     def give_up(self) -> None:
@@ -81,11 +98,17 @@ class Attempts:
             self.task.cancel()
 
     async def run(self) -> None:
-        """Try until it is completed or has failed for good."""
+        """Try until it is completed or has failed for good, or waits for long."""
+        try:
+            await self._run()
+        finally:
+            # Freed at once: the task and what it runs in refer to us.
+            self.task = self._context = None
+
+    async def _run(self) -> None:
         pending, workshop = self._pending, self._workshop
         policy = pending.activity.retry or workshop.tuning.retry
         attempt = pending.attempts
-        began = workshop.clock.monotonic()
         heartbeat = pending.heartbeat
         while True:
             attempt += 1
@@ -94,7 +117,7 @@ class Attempts:
                 return
             delay = None
             if not self._is_final(policy, error):
-                elapsed = workshop.clock.monotonic() - began
+                elapsed = workshop.clock.now() - pending.began / 1_000_000
                 delay = policy.next_delay(attempt, elapsed, workshop.chance.number())
             failure = self._failure(error)
             if delay is None:
@@ -105,6 +128,12 @@ class Attempts:
             )
             if self._context is not None and self._context.details() is not None:
                 heartbeat = _encode_details(self._context.details())
+            if delay >= LONG_REST:
+                # The instance may rest meanwhile: whoever owns it then begins the next attempt.
+                due = int((workshop.clock.now() + delay) * 1_000_000)
+                note = ActivityAttemptFailed(pending.id, attempt, failure, heartbeat, due)
+                self._told.attempt_failed(note, commit=True)
+                return
             note = ActivityAttemptFailed(pending.id, attempt, failure, heartbeat)
             self._told.attempt_failed(note, commit=delay >= LONG_DELAY)
             await asyncio.sleep(delay)
@@ -112,6 +141,46 @@ class Attempts:
                 await asyncio.sleep(workshop.tuning.lease_ttl / 30)
 
     async def _try(self, attempt: int, heartbeat: bytes) -> BaseException | None:
+        # Whoever watches wants to see what takes long: most first attempts are over before they are worth a notice.
+        soon = self._loop.call_later(_SOON, self._begun, attempt)
+        if attempt > 1:
+            self._begun(attempt)
+        try:
+            error = await self._try_quietly(attempt, heartbeat)
+        finally:
+            soon.cancel()
+        if error is not None and not self._given_up:
+            self._begun(attempt)
+            self._tell(FAILED, attempt, error=_short(error))
+        return error
+
+    def _begun(self, attempt: int) -> None:
+        if self._announced < attempt:
+            self._announced = attempt
+            self._tell(STARTED, attempt)
+
+    def _tell(self, type: str, attempt: int, **more: object) -> None:
+        pending = self._pending
+        known = {"activity_id": pending.id, "name": pending.activity.name, "attempt": attempt}
+        self._told.announce(type, encode_plain({**known, **more}))
+
+    def _heard(self, type: str, value: object) -> None:
+        """The activity has something to tell, perhaps from a thread."""
+        if type == HEARTBEAT:
+            now = self._workshop.clock.monotonic()
+            if now - self._beat_at < _BETWEEN_BEATS:
+                return
+            self._beat_at = now
+        data = encode_plain(value, "what an activity emits")
+        # The worker may be gone while a thread of it still runs.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._pass_on, type, data)
+
+    def _pass_on(self, type: str, data: bytes) -> None:
+        if not self._given_up:
+            self._told.announce(type, data)
+
+    async def _try_quietly(self, attempt: int, heartbeat: bytes) -> BaseException | None:
         pending = self._pending
         try:
             result = await self._call(attempt, heartbeat)
@@ -143,7 +212,10 @@ class Attempts:
         pending, workshop = self._pending, self._workshop
         activity = pending.activity
         last = _details.decode(heartbeat) if heartbeat else None
-        context = self._context = ActivityContext(self._key, pending.id, attempt, workshop.state, last)
+        context = self._context = ActivityContext(
+            self._key, pending.id, attempt, workshop.state, last, self._generation
+        )
+        context.tell = self._heard
         enter_attempt(context)
         args, kwargs = activity.parameters.decode(pending.input)
         fn = workshop.overrides.get(activity.name, activity.fn)

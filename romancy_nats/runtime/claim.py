@@ -9,12 +9,14 @@ from dataclasses import replace
 import anyio
 
 from romancy_nats.core.commit import Commit
+from romancy_nats.core.events import WaitEnded, WaitStarted
 from romancy_nats.core.execution import Execution
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
 from romancy_nats.errors import PayloadError, RomancyError, WorkflowRuleError
 from romancy_nats.ports import Held, Refused
-from romancy_nats.runtime.instance import Instance, Owner
+from romancy_nats.runtime.instance import Instance
+from romancy_nats.runtime.owner import Owner
 from romancy_nats.runtime.writing import microseconds, read_commits, write_record
 
 _log = logging.getLogger("romancy.worker")
@@ -25,9 +27,9 @@ async def take_over(owner: Owner, key: InstanceKey, held: Held) -> tuple[Instanc
     """Claim by compare-and-set on the revision just read; None when somebody else was faster."""
     record = held.record
     # Only a hint, read before the claim and used for nothing but counting takeovers without progress (L10).
-    commits = record.commits + len(
-        await read_commits(owner.world, key, record.generation, record.commits + 1)
-    )
+    commits = record.commits
+    if record.owner:
+        commits += len(await read_commits(owner.world, key, record.generation, record.commits + 1))
     takeovers = 1 if commits > record.commits else record.takeovers + 1
     claimed = replace(
         record,
@@ -37,6 +39,7 @@ async def take_over(owner: Owner, key: InstanceKey, held: Held) -> tuple[Instanc
         owner=owner.lease.incarnation,
         commits=commits,
         takeovers=takeovers if record.owner else 0,
+        started=record.started or microseconds(owner.world),
         updated=microseconds(owner.world),
         waiting_for=[],
         error="",
@@ -44,6 +47,21 @@ async def take_over(owner: Owner, key: InstanceKey, held: Held) -> tuple[Instanc
     )
     reply = await write_record(owner.world, key, claimed, held.revision)
     return None if isinstance(reply, Refused) else (claimed, reply)
+
+
+def _collect_waits(
+    instance: Instance, commit: Commit, unsettled: bool, started: dict[str, WaitStarted]
+) -> None:
+    """Registrations whose removal the server may not have heard of are removed again (L5)."""
+    for event in commit.events:
+        if isinstance(event, WaitStarted):
+            started[event.id] = event
+            if not unsettled:
+                instance.effects.registrations.known(event)
+        elif isinstance(event, WaitEnded) and not unsettled:
+            instance.effects.registrations.registered.pop(event.id, None)
+        elif isinstance(event, WaitEnded) and unsettled and event.id in started:
+            instance.over.append(started[event.id])
 
 
 async def load(owner: Owner, execution: Execution, record: InstanceRecord, revision: int) -> Instance:
@@ -58,11 +76,13 @@ async def load(owner: Owner, execution: Execution, record: InstanceRecord, revis
             "its workers; look at what its next activity does, then retry"
         )
         return _recognised(instance, commits)
+    started: dict[str, WaitStarted] = {}
     try:
         for index, data in enumerate(commits):
             commit = Commit.decode(data)
             instance.last_time = max(instance.last_time, commit.time)
             execution.replay(commit)
+            _collect_waits(instance, commit, index >= record.settled, started)
             if index % _YIELD_EVERY == _YIELD_EVERY - 1:
                 await anyio.lowlevel.checkpoint()
     except RomancyError as error:

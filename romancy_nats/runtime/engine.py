@@ -4,30 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
+import msgpack
+
 from romancy_nats.core.definition import Workflow
+from romancy_nats.core.events import UpdateAnswered
 from romancy_nats.core.execution import Execution
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.errors import ConnectionLostError, RomancyError, ServerUnavailableError
 from romancy_nats.ports import Delivery, QueueKind, World
+from romancy_nats.runtime.alarms import idle
 from romancy_nats.runtime.attempts import Workshop
+from romancy_nats.runtime.dispatcher import Dispatcher
+from romancy_nats.runtime.due import Due
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.intake import Intake
+from romancy_nats.runtime.janitor import Janitor
 from romancy_nats.runtime.keepalive import Keepalive
 from romancy_nats.runtime.lease import Lease
 from romancy_nats.runtime.messages import Messages
-from romancy_nats.runtime.notices import outcome
+from romancy_nats.runtime.notices import outcome, update_notice
 from romancy_nats.runtime.orphans import Orphans
 from romancy_nats.runtime.ownership import Ownership
 from romancy_nats.runtime.pace import Pace
-from romancy_nats.runtime.rest import acknowledge, rest
+from romancy_nats.runtime.queries import Queries
+from romancy_nats.runtime.rest import acknowledge, rest, settle_effects
+from romancy_nats.runtime.sending import lent
 from romancy_nats.runtime.sweeper import Sweeper
 from romancy_nats.runtime.tuning import Tuning
 
 _log = logging.getLogger("romancy.worker")
 _MOST_MESSAGES = 256
+_FORWARD_FIELDS = 4
 _SETTLING = 3.0
 """How long a drain waits for an answer of the server before it takes it for gone."""
 _LOOK = 0.05
@@ -50,14 +61,18 @@ class Engine:
         self.workflows = {workflow.name: workflow for workflow in workflows}
         self.lease = Lease(world, tuning, self._lease_lost, self._lease_regained)
         self.workshop = Workshop(tuning, world.clock, world.chance)
-        self.workshop.overrides = overrides or {}
+        self.workshop.overrides = {**lent(world), **(overrides or {})}
         self.workshop.may_begin = self.lease.valid
         self.instances: dict[InstanceKey, Instance] = {}
+        self.asleep: OrderedDict[InstanceKey, Instance] = OrderedDict()
         self.draining = False
         self.ready = asyncio.Event()
         self._ownership = Ownership(self)
         self._intake = Intake(self._ownership)
         self._messages = Messages(self._ownership)
+        self._due = Due(self._ownership)
+        self._dispatcher = Dispatcher(world, tuning.ack_wait)
+        self.janitor = Janitor(self)
         self._sweeper = Sweeper(self)
         self._orphans = Orphans(self)
         self._group: asyncio.TaskGroup | None = None
@@ -71,12 +86,18 @@ class Engine:
         self._draining: asyncio.Task[None] | None = None
         self._drained = asyncio.Event()
         self._served = ""
+        self._queries = Queries(self)
+        self._unserve_queries: list[Callable[[], Awaitable[None]]] = []
 
     async def run(self) -> None:
         """Take a lease and work until cancelled or drained; on the way out let go of everything cleanly."""
         await self.lease.take()
         await self._serve()
         try:
+            for name in self.workflows:
+                self._unserve_queries.append(
+                    await self.world.wire.serve(name, self._queries.answer, shared=True)
+                )
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 self._services = [
@@ -84,11 +105,14 @@ class Engine:
                     group.create_task(Keepalive(self).run()),
                     group.create_task(self._sweeper.run()),
                     group.create_task(self._sweeper.watch_deaths()),
+                    group.create_task(self.janitor.run()),
                     group.create_task(self._orphans.run()),
                 ]
                 for name in self.workflows:
                     self._pulls.append(group.create_task(self._pull_starts(name)))
                     self._pulls.append(group.create_task(self._pull_messages(name)))
+                    self._pulls.append(group.create_task(self._pull_due(name)))
+                self._pulls.append(group.create_task(self._dispatcher.run()))
                 self.ready.set()
                 await self._drained.wait()
                 self._drop_all()
@@ -98,7 +122,11 @@ class Engine:
                     task.cancel()
         finally:
             self._drop_all()
-            await self._unserve()
+            for instance in self.asleep.values():
+                instance.close()
+            self.asleep.clear()
+            for unserve in (*self._unserve_queries, self._unserve):
+                await unserve()
 
     def _drop_all(self) -> None:
         for instance in list(self.instances.values()):
@@ -116,12 +144,17 @@ class Engine:
                 continue
             for delivery in await self._pull(QueueKind.START, workflow, room):
                 self._starting += 1
-                self.handle_soon(delivery, is_start=True)
+                self.handle_soon(self._start(delivery), delivery)
 
     async def _pull_messages(self, workflow: str) -> None:
         while True:
             for delivery in await self._pull(QueueKind.MESSAGE, workflow, _MOST_MESSAGES):
-                self.handle_soon(delivery, is_start=False)
+                self.handle_soon(self.handle(delivery), delivery)
+
+    async def _pull_due(self, workflow: str) -> None:
+        while True:
+            for delivery in await self._pull(QueueKind.DUE, workflow, _MOST_MESSAGES):
+                self.handle_soon(self._due.handle(delivery), delivery)
 
     async def _pull(self, kind: QueueKind, workflow: str, most: int) -> Sequence[Delivery]:
         try:
@@ -138,16 +171,16 @@ class Engine:
         except TimeoutError:
             return
 
-    def handle_soon(self, delivery: Delivery, *, is_start: bool) -> None:
+    def handle_soon(self, handling: Coroutine[Any, Any, None], delivery: Delivery) -> None:
         """Handle one message in a task of its own; whatever goes wrong with it stays there."""
-        task = self.spawn(self._handle_guarded(delivery, is_start))
+        task = self.spawn(self._guarded(handling, delivery))
         self._handling.add(task)
         task.add_done_callback(self._handling.discard)
 
-    async def _handle_guarded(self, delivery: Delivery, is_start: bool) -> None:
+    async def _guarded(self, handling: Coroutine[Any, Any, None], delivery: Delivery) -> None:
         """One of the two loop boundaries: whatever goes wrong with one message is that message's affair."""
         try:
-            await self.handle(delivery)
+            await handling
         except asyncio.CancelledError:
             delivery.nak()
             raise
@@ -156,10 +189,13 @@ class Engine:
                 "handling message %s of %r failed; it will be tried again", delivery.source, delivery.workflow
             )
             delivery.nak(5.0)
+
+    async def _start(self, delivery: Delivery) -> None:
+        try:
+            await self.handle(delivery)
         finally:
-            if is_start:
-                self._starting -= 1
-                self._room.set()
+            self._starting -= 1
+            self._room.set()
 
     async def handle(self, delivery: Delivery) -> None:
         """Handle one message, pulled or forwarded."""
@@ -196,10 +232,17 @@ class Engine:
             return
         if instance.stalled is not None:
             _log.error("%r stalls: %s", instance.key, instance.stalled)
+        await settle_effects(instance)
+        if instance.dropped:
+            return
+        if instance.waits and instance.woken and not let_go:
+            # It looked once more: something came while its effects were acknowledged (L6).
+            instance.stay()
+            return
         if not await rest(instance, let_go=let_go):
             self.memory_lost(instance)
             return
-        instance.dropped = True
+        instance.fall_asleep()
         self.forget(instance)
         if instance.notify:
             told = outcome(instance)
@@ -207,7 +250,26 @@ class Engine:
                 self.world.wire.notify(inbox, told)
         # After the notices: somebody waits for those, nobody for an ack (L5).
         acknowledge(instance, let_go=let_go)
-        instance.close()
+        if instance.record.status.ended:
+            self.janitor.ended(instance.key)
+        if instance.waits and not let_go:
+            self._keep(instance)
+        else:
+            instance.close()
+
+    def _keep(self, instance: Instance) -> None:
+        """Remember a resting instance, so that waking it needs no replay; the longest asleep is forgotten first."""
+        self.asleep[instance.key] = instance
+        self.asleep.move_to_end(instance.key)
+        if len(self.asleep) > self.tuning.cached:
+            _, oldest = self.asleep.popitem(last=False)
+            oldest.close()
+
+    def update_answered(self, instance: Instance, answered: UpdateAnswered) -> None:
+        """Tell whoever waits for an update; it is recorded."""
+        inbox = instance.execution.handlers.inboxes.pop(answered.id, "")
+        if inbox:
+            self.world.wire.notify(inbox, update_notice(answered))
 
     def memory_lost(self, instance: Instance) -> None:
         """Drop the memory; the messages it held are given back, and whoever gets them looks at the record."""
@@ -244,10 +306,15 @@ class Engine:
         while True:
             try:
                 self._served = self.lease.incarnation
-                self._unserve = await self.world.wire.serve(self._served, self._ownership.answer)
+                self._unserve = await self.world.wire.serve(self._served, self._asked)
                 return
             except ConnectionLostError:
                 await asyncio.sleep(_RECONNECTING)
+
+    async def _asked(self, question: bytes) -> bytes:
+        """Another worker forwards a message, or a query, which has a field more."""
+        forwards_message = len(msgpack.unpackb(question)) == _FORWARD_FIELDS
+        return await (self._ownership if forwards_message else self._queries).answer(question)
 
     # --- the end of a worker
 
@@ -288,6 +355,7 @@ class Engine:
         try:
             async with asyncio.timeout(_SETTLING):
                 await self.world.queues.stop_pulling()
+                await self.world.events.stop_pulling()
         except TimeoutError:
             _log.warning(
                 "messages on their way could not be given back; they come again after their ack wait"
@@ -313,9 +381,11 @@ class Engine:
             # Its commit is unanswered: nothing else of it may be written (L3); whoever takes over reads what landed.
             self.memory_lost(instance)
         elif not instance.dropped and instance.execution.ending is None and instance.stalled is None:
+            # One that only waits rests as it would anyway; one at work is for others to take up at once.
             try:
                 async with asyncio.timeout(_SETTLING):
-                    await self._rest(instance, let_go=True)
+                    at_rest = instance.waits and not instance.woken and idle(instance.execution)
+                    await self._rest(instance, let_go=not at_rest)
             except (TimeoutError, RomancyError) as error:
                 _log.warning(
                     "%r could not be let go (%r); whoever takes it over reads its history",

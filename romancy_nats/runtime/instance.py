@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol, cast
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple, cast
 
 from romancy_nats.core.commit import Commit, encode_commit, split
 from romancy_nats.core.events import (
-    ActivityAbandoned,
     ActivityAttemptFailed,
     ActivityCompleted,
     ActivityFailed,
@@ -23,51 +22,27 @@ from romancy_nats.core.events import (
     Delivered,
     Ending,
     Event,
-    TimerCancelled,
-    TimerFired,
+    MessageReceived,
     TimerStarted,
+    WaitStarted,
 )
 from romancy_nats.core.execution import Execution
 from romancy_nats.core.headers import MESSAGE_ID
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
 from romancy_nats.errors import PayloadTooLargeError, RomancyError, WorkflowRuleError
-from romancy_nats.ports import Delivery, Refusal, Refused, World, WriteReply
-from romancy_nats.runtime.attempts import Attempts, Workshop
-from romancy_nats.runtime.lease import Lease
-from romancy_nats.runtime.pace import Pace
-from romancy_nats.runtime.tuning import Tuning
+from romancy_nats.ports import Refusal, Refused, WriteReply
+from romancy_nats.runtime.admission import is_early, is_moot, is_over, weight
+from romancy_nats.runtime.alarms import idle, next_due
+from romancy_nats.runtime.effects import Effects
+from romancy_nats.runtime.owner import HeldDelivery, Owner
+from romancy_nats.runtime.progress import EMITTED, write_progress
 from romancy_nats.runtime.writing import microseconds, read_commit, write_record
 
 _log = logging.getLogger("romancy.worker")
 _MICROSECONDS = 1_000_000
 _ROOM = 40_000
 _AFTER_A_REFUSAL = 5.0
-
-
-class Owner(Protocol):
-    """What an instance needs from the worker that owns it."""
-
-    world: World
-    tuning: Tuning
-    lease: Lease
-    workshop: Workshop
-    pace: Pace
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]: ...
-    def turn_over(self, instance: Instance) -> None:
-        """The instance has ended, stalled, or has nothing left to wait for: bring it to rest."""
-
-    def memory_lost(self, instance: Instance) -> None:
-        """A write was refused: the memory is worthless; look at the record again (L3)."""
-
-
-@dataclass(slots=True)
-class HeldDelivery:
-    """A message that is acknowledged when the instance rests. `commit` is the one that holds it, 0 for none yet."""
-
-    delivery: Delivery
-    commit: int = 0
 
 
 class Sent(NamedTuple):
@@ -105,10 +80,16 @@ class Instance:
         self._carried: list[HeldDelivery] = []
         self._portions: list[tuple[list[Event], int, bool]] = []
         self._sent = Sent(0, b"", "", 0)
-        self._attempts: dict[str, Attempts] = {}
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self.effects = Effects(self)
+        self.over: list[WaitStarted] = []
+        self._linger: asyncio.TimerHandle | None = None
+        self._early: list[tuple[Delivered, HeldDelivery | None]] = []
+        self._patience: asyncio.TimerHandle | None = None
+        self._emitted: list[bytes] = []
+        self._confirmed: list[asyncio.Future[None]] = []
+        execution.announce = self._emitted.append
         loop = asyncio.get_running_loop()
-        execution.on_violation = lambda: _ignore(loop.call_soon_threadsafe(self._rule_broken))
+        execution.on_violation = lambda: loop.call_soon_threadsafe(self._rule_broken)
 
     # --- what arrives
 
@@ -117,10 +98,13 @@ class Instance:
         if self.dropped:
             return
         self._inbox.append((event, held))
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
         if not self._busy:
             self._turn()
 
-    def expect(self, event: Delivered, held: HeldDelivery) -> None:
+    def expect(self, event: Delivered, held: HeldDelivery | None = None) -> None:
         """Put something into the inbox of an instance that has not been taken up yet."""
         self._inbox.append((event, held))
 
@@ -134,11 +118,19 @@ class Instance:
 
     def ended(self, event: ActivityCompleted | ActivityFailed) -> None:
         """An activity ended (told by its attempts)."""
-        self._attempts.pop(event.id, None)
+        self.effects.attempts.pop(event.id, None)
         self.give(event)
+
+    def announce(self, type: str, data: bytes) -> None:
+        """Tell whoever watches how it gets on; best effort, nothing of it is recorded."""
+        if not self.dropped:
+            now = int(self.owner.world.clock.now() * _MICROSECONDS)
+            self.owner.world.wire.announce(self.key, write_progress(type, now, data))
 
     def attempt_failed(self, event: ActivityAttemptFailed, *, commit: bool) -> None:
         """An attempt failed and another follows: recorded now, or with whatever comes next."""
+        if event.retry_at:
+            self.effects.attempts.pop(event.id, None)
         if commit:
             self.give(event)
         elif not self.dropped:
@@ -156,10 +148,16 @@ class Instance:
         self._batch = list(owed)
         for id in self.execution.activities:
             if not any(isinstance(c, ActivityScheduled) and c.id == id for c in owed):
-                self._begin_activity(id)
+                self.effects.begin(id)
         for id in self.execution.timers:
             if not any(isinstance(c, TimerStarted) and c.id == id for c in owed):
-                self._arm(id)
+                self.effects.arm(id)
+        for wait in self.execution.waiting.open.values():
+            if not any(isinstance(c, WaitStarted) and c.id == wait.started.id for c in owed):
+                self.effects.registrations.begin(wait.started)
+        for started in self.over:
+            self.effects.registrations.forget(started)
+        self.over.clear()
         self._turn()
 
     def poke(self) -> None:
@@ -167,11 +165,11 @@ class Instance:
         if self.dropped or self._busy:
             return
         owed = {command.id for command in self._batch if isinstance(command, ActivityScheduled)}
-        # An end that came in the doubtful while waits in the inbox: its activity is not to be run again.
-        ended = {e.id for e, _ in self._inbox if isinstance(e, ActivityCompleted | ActivityFailed)}
+        # What ended in the doubtful while waits in the inbox: its activity is not to be run again, or only later.
+        ended = {e.id for e, _ in self._inbox if is_over(e)}
         for id in self.execution.activities:
-            if id not in self._attempts and id not in owed | ended:
-                self._begin_activity(id)
+            if id not in self.effects.attempts and id not in owed | ended:
+                self.effects.begin(id)
         # Also with nothing in hand: a turn that was put off may be the one that sees that the instance has ended.
         self._turn()
 
@@ -181,8 +179,6 @@ class Instance:
         if violation is not None and self.stalled is None and not self.dropped:
             self.stalled = WorkflowRuleError(str(violation))
             self._settled()
-
-    # --- one turn: step, commit, carry out
 
     def _turn(self) -> None:
         if self.dropped or self.stalled is not None:
@@ -206,23 +202,40 @@ class Instance:
         size = 0
         while self._inbox:
             event, held = self._inbox[0]
-            size += _weight(event)
+            size += weight(event)
             if batch and size > self.owner.tuning.max_message // 2:
                 break
             del self._inbox[0]
-            if execution.ending is not None or self._is_late(event):
+            if not self._admits(event, held):
                 continue
-            if held is not None:
-                self._carried.append(held)
-                if self._is_known(held):
-                    continue
             batch.append(event)
             try:
                 batch.extend(execution.deliver(event, now))
             except RomancyError as error:
                 self.stalled = error
                 return True
+            if self._early and isinstance(event, MessageReceived):
+                # One of them may be the next of its sender.
+                self._inbox[:0] = self._early
+                self._early = []
         return False
+
+    def _admits(self, event: Delivered, held: HeldDelivery | None) -> bool:
+        """Whether the workflow is to see it now."""
+        if self.execution.ending is not None:
+            return False
+        if is_moot(self.execution, event):
+            # Moot: whoever waited has its answer, or waits no longer. Nothing is lost by acknowledging it.
+            if held is not None:
+                held.moot = True
+            return False
+        if held is None:
+            return True
+        if is_early(self, event, held):
+            self._early.append((event, held))
+            return False
+        self._carried.append(held)
+        return not self._is_known(held)
 
     def _is_known(self, held: HeldDelivery) -> bool:
         """Whether the message is in the history already: pulled and forwarded, or delivered twice (L5)."""
@@ -230,13 +243,6 @@ class Instance:
         if (source.stream, source.sequence) in self.execution.seen:
             return True
         return held.delivery.headers.get(MESSAGE_ID, "") in self.execution.seen_ids
-
-    def _is_late(self, event: Delivered) -> bool:
-        if isinstance(event, ActivityCompleted | ActivityFailed | ActivityAttemptFailed):
-            return event.id not in self.execution.activities
-        if isinstance(event, TimerFired):
-            return event.id not in self.execution.timers
-        return False
 
     def _commit(self, batch: list[Event], now: int, open: bool) -> None:
         self._busy = True
@@ -291,6 +297,22 @@ class Instance:
         for held in self._carried:
             held.commit = self.commits
         self._carried.clear()
+        self._tell_confirmed()
+
+    async def confirmed(self) -> bool:
+        """Return when what the workflow code did so far is recorded; False when its memory was dropped before."""
+        last = self._sent.n + len(self._portions)
+        if self.commits < last and not self.dropped:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._confirmed.append(waiter)
+            await waiter
+        return self.commits >= last
+
+    def _tell_confirmed(self) -> None:
+        for waiter in self._confirmed:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._confirmed.clear()
 
     def _begins_to_compensate(self) -> bool:
         if self.stalled is not None or not self.execution.compensating or self.execution.ending is not None:
@@ -298,8 +320,11 @@ class Instance:
         return self.record.status is not InstanceStatus.COMPENSATING
 
     def _go_on(self, batch: list[Event]) -> None:
+        for value in self._emitted:
+            self.announce(EMITTED, value)
+        self._emitted.clear()
         if self.stalled is None:
-            self._carry_out(batch)
+            self.effects.carry_out(batch)
         if self._inbox and self.stalled is None:
             self._turn()
         else:
@@ -319,11 +344,74 @@ class Instance:
         self._go_on(batch)
 
     def _settled(self) -> None:
-        """Nothing is left to do in this turn: rest if the instance has ended, stalled, or waits for nothing."""
-        over = self.stalled is not None or self.execution.ending is not None or not self.execution.waits
-        if over and not self._busy and not self.dropped:
+        """Nothing is left to do in this turn: rest if nothing can come, or linger if nothing will come soon."""
+        if self._busy or self.dropped:
+            return
+        if self.stalled is not None or self.execution.ending is not None or not self.execution.waits:
             self._busy = True
             self.owner.turn_over(self)
+        elif self._early:
+            self._be_patient()
+        elif self._linger is None and self.may_rest():
+            self._linger = asyncio.get_running_loop().call_later(self.owner.tuning.linger, self._lingered)
+
+    def _be_patient(self) -> None:
+        """Wait for the message that is missing, but not for ever."""
+        if self._patience is None:
+            pause, loop = self.owner.tuning.ack_wait / 4, asyncio.get_running_loop()
+            self._patience = loop.call_later(pause, self._look_at_early)
+
+    def _look_at_early(self) -> None:
+        self._patience = None
+        if not self.dropped and self._early:
+            self._inbox.extend(self._early)
+            self._early = []
+            if not self._busy:
+                self._turn()
+
+    def may_rest(self) -> bool:
+        """Whether only timers not due soon, events and messages are waited for (L6, L8); no start ahead is held."""
+        if self.effects.attempts or self._inbox or self._early or self._busy or self.stopping:
+            return False
+        if not idle(self.execution):
+            return False
+        due = next_due(self.execution)
+        soon = self.owner.world.clock.now() + (0.0 if self.execution.delayed else self.owner.tuning.rest_from)
+        return due == 0 or due > soon * _MICROSECONDS
+
+    def _lingered(self) -> None:
+        self._linger = None
+        if not self.dropped and self.may_rest():
+            self._busy = True
+            self.owner.turn_over(self)
+
+    def stay(self) -> None:
+        """Something came while it was going to rest: it does not (L6)."""
+        self._busy = False
+        self._turn()
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is neither ended nor stalled, and something may still come."""
+        return self.stalled is None and self.execution.ending is None and self.execution.waits
+
+    @property
+    def woken(self) -> bool:
+        """Whether something has arrived that no commit holds yet."""
+        return bool(self._inbox)
+
+    def fall_asleep(self) -> None:
+        """At rest: the workflow code stays in memory, nobody may touch it before `wake_up`."""
+        self.dropped = True
+        self.effects.alarms.clear()
+        self._early.clear()
+        self._tell_confirmed()
+
+    def wake_up(self, record: InstanceRecord, revision: int) -> None:
+        """Owned again, by compare-and-set on the very revision that our own rest produced (L4)."""
+        self.record, self.revision, self.incarnation = record, revision, record.owner
+        self.dropped = self._busy = False
+        self.rested = asyncio.get_running_loop().create_future()
 
     async def _settle_commit(self, reply: WriteReply) -> None:
         """The commit has no plain success: send it again, unchanged, until the server says what it is (L3)."""
@@ -368,63 +456,11 @@ class Instance:
         self._sent = Sent(self.commits + 1, data, id, self.revision)
         self._append(self._answered)
 
-    # --- effects, only after their commit
-
-    def _carry_out(self, batch: list[Event]) -> None:
-        for event in batch:
-            if isinstance(event, ActivityScheduled):
-                self._begin_activity(event.id)
-            elif isinstance(event, ActivityAbandoned):
-                self._give_up(event.id)
-            elif isinstance(event, TimerStarted):
-                self._arm(event.id)
-            elif isinstance(event, TimerCancelled):
-                self._disarm(event.id)
-
-    def _begin_activity(self, id: str) -> None:
-        pending = self.execution.activities.get(id)
-        if pending is None or self.stopping or not self.owner.lease.valid():
-            return
-        attempts = Attempts(self.owner.workshop, self.key, pending, self)
-        self._attempts[id] = attempts
-        attempts.task = self.owner.spawn(attempts.run())
-
-    def _give_up(self, id: str) -> None:
-        attempts = self._attempts.pop(id, None)
-        if attempts is not None:
-            attempts.give_up()
-
-    def _arm(self, id: str) -> None:
-        timer = self.execution.timers.get(id)
-        if timer is None or self.stopping:
-            return
-        wait = timer.when() - self.owner.world.clock.now()
-        self._timers[id] = asyncio.get_running_loop().call_later(max(0.0, wait), self._fired, id)
-
-    def _disarm(self, id: str) -> None:
-        handle = self._timers.pop(id, None)
-        if handle is not None:
-            handle.cancel()
-
-    def _fired(self, id: str) -> None:
-        timer = self.execution.timers.get(id)
-        self._timers.pop(id, None)
-        if timer is not None and timer.when() > self.owner.world.clock.now():
-            self._arm(id)  # never early (L8): the loop's clock and the wall clock need not agree
-        elif timer is not None:
-            # The clock may be set back before this is committed; a firing is never recorded as early.
-            self.last_time = max(self.last_time, round(timer.when() * _MICROSECONDS))
-            self.give(TimerFired(id))
-
     # --- the end of the memory
 
     async def come_to_a_stop(self, most: float) -> bool:
-        """Give up attempts and timers, record what has arrived, wait for the commit in flight: is it answered?"""
-        for attempts in list(self._attempts.values()):
-            attempts.give_up()
-        self._attempts.clear()
-        for handle in self._timers.values():
-            handle.cancel()
+        """Give up attempts and timers, record what has arrived; whether the commit in flight is answered."""
+        self.effects.stop()
         self.stopping = True
         if self._inbox and not self._busy:
             self._turn()
@@ -432,21 +468,20 @@ class Instance:
         while self._busy and not self.dropped and not self.rested.done() and waited < most:
             await asyncio.sleep(0.01)
             waited += 0.01
-        if self._busy:
-            return False
-        self._busy = True  # the rest is being written: nothing else may be (L3)
-        return True
+        quiet, self._busy = not self._busy, True  # the rest is being written: nothing else may be (L3)
+        return quiet
 
     @property
     def at_work(self) -> bool:
         """Whether something is under way that can end by itself: an attempt, a commit, a step."""
-        return bool(self._attempts or self._inbox or self._busy)
+        return bool(self.effects.attempts or self._inbox or self._busy)
 
     def drop(self) -> None:
         """Forget the instance: nothing of it begins or is committed any more; its messages are given back."""
         if self.dropped:
             return
         self.dropped = True
+        self._tell_confirmed()
         self.owner.pace.answered(self)
         self.close()
         for held in self.held:
@@ -457,22 +492,8 @@ class Instance:
 
     def close(self) -> None:
         """Stop attempts and timers and close the workflow code."""
-        for attempts in list(self._attempts.values()):
-            attempts.give_up()
-        self._attempts.clear()
-        for handle in self._timers.values():
+        self.effects.stop()
+        for handle in filter(None, (self._linger, self._patience)):
             handle.cancel()
-        self._timers.clear()
+        self._linger = self._patience = None
         self.execution.evict()
-
-
-def _ignore(_handle: asyncio.Handle) -> None:
-    """The loop runs it; there is nothing to wait for."""
-
-
-def _weight(event: Delivered) -> int:
-    if isinstance(event, ActivityCompleted):
-        return len(event.result) + 64
-    if isinstance(event, ActivityFailed | ActivityAttemptFailed):
-        return len(event.failure) + 64
-    return 512

@@ -12,7 +12,8 @@ from romancy_nats.core.record import InstanceRecord, InstanceStatus
 from romancy_nats.core.starting import StartRequest, read_start
 from romancy_nats.errors import InvalidNameError, StartRejectedError
 from romancy_nats.ports import Delivery, Held, Refused
-from romancy_nats.runtime.instance import HeldDelivery, Instance
+from romancy_nats.runtime.instance import Instance
+from romancy_nats.runtime.owner import HeldDelivery
 from romancy_nats.runtime.ownership import Ownership
 from romancy_nats.runtime.rejection import record_rejection
 from romancy_nats.runtime.writing import microseconds, read_record, write_record
@@ -65,16 +66,20 @@ class Intake:
         await self._join(request, delivery, held)
 
     def _new_record(self, request: StartRequest, delivery: Delivery, generation: int = 0) -> InstanceRecord:
-        now = microseconds(self._engine.world)
+        now, options = microseconds(self._engine.world), request.options
+        delayed = options.begins(delivery.time) > now
         return InstanceRecord(
             generation=generation,
             start=delivery.source.sequence,
-            status=InstanceStatus.RUNNING,
+            status=InstanceStatus.QUEUED if delayed else InstanceStatus.RUNNING,
             owner=self._engine.lease.incarnation,
             fingerprint=request.fingerprint,
             created=now,
-            started=now,
+            started=0 if delayed else now,
             updated=now,
+            attributes=dict(options.attributes),
+            memo=dict(options.memo),
+            retention=options.retention or 0.0,
         )
 
     def _begin(self, instance: Instance, request: StartRequest, delivery: Delivery) -> None:
@@ -85,17 +90,28 @@ class Intake:
         if request.notify:
             instance.notify.append(request.notify)
         engine.instances[instance.key] = instance
-        deadline = instance.record.created + int(request.timeout * 1_000_000) if request.timeout else 0
-        source = delivery.source
-        code = engine.workflows[request.key.workflow].code
-        event = WorkflowStarted(
-            request.key.workflow, request.input, code, source.stream, source.sequence, deadline, request.trace
-        )
+        event = self._started(instance.record, request, delivery)
         if instance.stalled is not None:
             instance.park(event, held)
         else:
             instance.give(event, held)
         self._answer(request.reply_to, {"workflow": request.key.workflow, "id": request.key.id})
+
+    def _started(self, record: InstanceRecord, request: StartRequest, delivery: Delivery) -> WorkflowStarted:
+        source, workflow, options = delivery.source, request.key.workflow, request.options
+        begins = options.begins(delivery.time)
+        begins = begins if begins > record.created else 0
+        limit = int((options.timeout or 0.0) * 1_000_000)
+        return WorkflowStarted(
+            workflow,
+            request.input,
+            self._engine.workflows[workflow].code,
+            source.stream,
+            source.sequence,
+            max(record.created, begins) + limit if limit else 0,
+            request.trace,
+            begins,
+        )
 
     async def _join(self, request: StartRequest, delivery: Delivery, held: Held) -> None:
         """There is a record already: the same start again, or a conflict (L1)."""
@@ -103,14 +119,14 @@ class Intake:
         if _restarts(request, delivery, record):
             await self._restart(request, delivery, held)
             return
-        another = request.on_conflict == "fail" and record.start not in (0, delivery.source.sequence)
+        another = request.options.on_conflict == "fail" and record.start not in (0, delivery.source.sequence)
         if another or (record.fingerprint and record.fingerprint != request.fingerprint):
             await self._conflict(request, delivery)
             return
         self._answer(request.reply_to, {"workflow": request.key.workflow, "id": request.key.id})
         instance = self._engine.instances.get(request.key)
         if instance is not None:
-            if request.on_conflict == "restart_ended" and instance.execution.ending is not None:
+            if request.options.on_conflict == "restart_ended" and instance.execution.ending is not None:
                 # It has ended, and its record is about to say so: then this start begins the next generation.
                 delivery.nak(0.1)
                 return
@@ -120,9 +136,7 @@ class Intake:
             if request.notify:
                 instance.notify.append(request.notify)
             return
-        if record.status.ended or (
-            not record.owner and record.commits > 0 and record.status is not InstanceStatus.QUEUED
-        ):
+        if record.status.ended or (not record.owner and record.commits > 0 and not record.let_go):
             # At rest with a first commit: the start is in its history.
             delivery.ack()
             self._engine.world.wire.notify(request.notify, b"")
@@ -176,7 +190,7 @@ class Intake:
 
 def _restarts(request: StartRequest, delivery: Delivery, record: InstanceRecord) -> bool:
     """Whether this start wants an ended instance again, and has not been its start before."""
-    if request.on_conflict != "restart_ended" or not record.status.ended:
+    if request.options.on_conflict != "restart_ended" or not record.status.ended:
         return False
     if not record.start:
         # Cancelled before any claim: that meant the starts which were waiting then.

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import logging
 
-from romancy_nats.core.events import (
-    CancelRequested,
-    MessageEvent,
-    RetryRequested,
-    TerminateRequested,
-    WorkflowTerminated,
-)
-from romancy_nats.core.headers import KIND, MESSAGE_ID
+from romancy_nats.core.events import EventReceived, MessageReceived, WorkflowTerminated
+from romancy_nats.core.headers import KIND, MESSAGE_ID, REPLY_TO
 from romancy_nats.core.ids import InstanceKey
-from romancy_nats.core.record import LONGEST_ERROR, InstanceStatus
-from romancy_nats.errors import InvalidNameError
+from romancy_nats.core.record import InstanceRecord, InstanceStatus
+from romancy_nats.errors import InvalidNameError, RetentionError
 from romancy_nats.ports import Delivery, Held
-from romancy_nats.runtime.instance import HeldDelivery, Instance
+from romancy_nats.runtime.instance import Instance
+from romancy_nats.runtime.notices import rejection
+from romancy_nats.runtime.owner import HeldDelivery
 from romancy_nats.runtime.ownership import Ownership
+from romancy_nats.runtime.reading import UNREADABLE, is_of_another_generation, read_message, text_of
+from romancy_nats.runtime.registrations import forget_stray
 from romancy_nats.runtime.rejection import end_unclaimed
+from romancy_nats.runtime.tail import recorded
 from romancy_nats.runtime.writing import microseconds, read_commit, read_record
 
 _log = logging.getLogger("romancy.worker")
 ENDING_KINDS = {"cancel": InstanceStatus.CANCELLED, "terminate": InstanceStatus.TERMINATED}
-_HARMLESS_AFTER_THE_END = {"cancel", "terminate", "retry", "resume"}
+_MOOT_AFTER_THE_END = {"cancel", "terminate", "retry", "resume", "event"}
+_KINDS = _MOOT_AFTER_THE_END | {"message", "update"}
 _LONGEST_WAIT = 86_400_000_000
 _STALLED_PAUSE = 30.0
 
@@ -38,7 +38,7 @@ class Messages:
     async def handle(self, delivery: Delivery) -> None:
         """Give the message to its instance, wherever that is."""
         kind = delivery.headers.get(KIND, "")
-        if kind not in _HARMLESS_AFTER_THE_END:
+        if kind not in _KINDS:
             await self._ownership.park(delivery, f"a message of unknown kind {kind!r}")
             return
         try:
@@ -55,7 +55,9 @@ class Messages:
                 # What it still holds can be cancelled; everything else is for the others.
                 delivery.nak()
                 return
-            held = await read_record(self._engine.world, key)
+            # A resume is acked on the record's word alone, so not on that of our own rest, which may be long past (L5).
+            resume = kind == "resume"
+            held = await (read_record(self._engine.world, key) if resume else self._ownership.held(key))
             if held is None:
                 await self._nobody_there(key, delivery, kind)
             else:
@@ -64,10 +66,13 @@ class Messages:
     async def _nobody_there(self, key: InstanceKey, delivery: Delivery, kind: str) -> None:
         status = ENDING_KINDS.get(kind)
         if status is not None:
-            if await end_unclaimed(self._engine.world, key, status, _text(delivery)):
+            if await end_unclaimed(self._engine.world, key, status, text_of(delivery)):
                 delivery.ack()
             else:
                 delivery.nak()
+        elif kind == "event":
+            await forget_stray(self._engine.world, key, delivery)
+            delivery.ack()
         elif microseconds(self._engine.world) - delivery.time > _LONGEST_WAIT:
             await self._ownership.park(
                 delivery, f"InstanceNotFoundError: no instance {key.id!r} within a day"
@@ -78,10 +83,12 @@ class Messages:
     async def _deliver(self, key: InstanceKey, held: Held, delivery: Delivery, kind: str) -> None:
         record = held.record
         if record.status.ended:
-            delivery.ack()
+            await self._after_the_end(key, record, delivery, kind)
             return
-        resting = not record.owner and record.status is not InstanceStatus.QUEUED
-        if kind == "resume" and resting:
+        resting = not record.owner and not record.let_go
+        now = microseconds(self._engine.world)
+        overdue = 0 < record.next_due <= now
+        if kind == "resume" and resting and not overdue:
             delivery.ack()
             return
         if record.commits == 0 and await read_commit(self._engine.world, key, record.generation, 1) is None:
@@ -95,18 +102,47 @@ class Messages:
             await self._still_stalled(instance, delivery, kind)
             return
         self._take(instance, delivery, kind, begin=False)
+        if overdue:
+            instance.effects.fire_due(now)
         self._ownership.go_on(instance)
+
+    async def _after_the_end(
+        self, key: InstanceKey, record: InstanceRecord, delivery: Delivery, kind: str
+    ) -> None:
+        """Late messages are answered, or parked; none is swallowed (L5)."""
+        if kind == "update":
+            # It may have been answered before the end, and only its acknowledgement was lost: the history tells.
+            self._engine.world.wire.notify(delivery.headers.get(REPLY_TO, ""), b"")
+        if kind == "event":
+            await forget_stray(self._engine.world, key, delivery)
+        if kind != "message" or await self._is_recorded(key, record, delivery):
+            delivery.ack()
+        else:
+            await self._ownership.park(
+                delivery, f"InstanceEndedError: the instance has ended ({record.status})"
+            )
+
+    async def _is_recorded(self, key: InstanceKey, record: InstanceRecord, delivery: Delivery) -> bool:
+        try:
+            commits = await recorded(self._engine.world, key, record)
+        except RetentionError:
+            return False
+        return any(
+            isinstance(event, MessageReceived) and (event.stream, event.sequence) == delivery.source
+            for commit in commits
+            for event in commit.events
+        )
 
     async def _still_stalled(self, instance: Instance, delivery: Delivery, kind: str) -> None:
         """The code does not fit the history: a terminate needs no code, a cancel waits until it does."""
         if kind == "terminate":
-            event = _event(kind, delivery)
+            event = read_message(kind, delivery)
             held = HeldDelivery(delivery)
             instance.held.append(held)
             instance.stalled = None
-            instance.end_without_code([event, WorkflowTerminated(_text(delivery))], held)
+            instance.end_without_code([event, WorkflowTerminated(text_of(delivery))], held)
             return
-        if kind == "cancel":
+        if kind not in ("retry", "resume"):
             delivery.nak(_STALLED_PAUSE)
         else:
             instance.held.append(HeldDelivery(delivery, max(1, instance.commits)))
@@ -120,24 +156,20 @@ class Messages:
         if kind == "resume" or known:
             instance.held.append(HeldDelivery(delivery, 1))
             return
+        try:
+            event = read_message(kind, delivery)
+        except UNREADABLE as error:
+            if kind == "update":
+                text = f"the update cannot be read: {error}"
+                self._engine.world.wire.notify(delivery.headers.get(REPLY_TO, ""), rejection(text))
+            self._engine.spawn(self._ownership.park(delivery, f"a {kind} that cannot be read: {error}"))
+            return
+        if isinstance(event, EventReceived) and is_of_another_generation(instance.record, delivery):
+            delivery.ack()
+            return
         held = HeldDelivery(delivery)
         instance.held.append(held)
-        event = _event(kind, delivery)
         if begin:
             instance.give(event, held)
         else:
             instance.expect(event, held)
-
-
-def _text(delivery: Delivery) -> str:
-    return delivery.data.decode(errors="replace")[:LONGEST_ERROR]
-
-
-def _event(kind: str, delivery: Delivery) -> MessageEvent:
-    source, text = delivery.source, _text(delivery)
-    message_id = delivery.headers.get(MESSAGE_ID, "")
-    if kind == "cancel":
-        return CancelRequested(text, source.stream, source.sequence, message_id)
-    if kind == "terminate":
-        return TerminateRequested(text, source.stream, source.sequence, message_id)
-    return RetryRequested(source.stream, source.sequence, message_id)

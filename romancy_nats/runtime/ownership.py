@@ -65,13 +65,23 @@ class Ownership:
             delivery.nak(0.0 if engine.draining else 1.0)
             return None
         claimed = await claim.take_over(engine, key, held)
+        asleep = engine.asleep.pop(key, None)
         if claimed is None:
+            if asleep is not None:
+                asleep.close()
             delivery.nak(0.1)
             return None
         record, revision = claimed
         if owner:
             _log.info("%r: taken over from %s", key, owner)
-        instance = await claim.load(engine, engine.execution(key, record.generation), record, revision)
+        if asleep is not None and asleep.revision == held.revision:
+            # The very revision that its own rest produced: its memory is as good as a replay (L4).
+            instance = asleep
+            instance.wake_up(record, revision)
+        else:
+            if asleep is not None:
+                asleep.close()
+            instance = await claim.load(engine, engine.execution(key, record.generation), record, revision)
         if record.owner != engine.lease.incarnation:
             # The lease was lost on the way: the record names a dead incarnation, which commits nothing (L10).
             instance.drop()
@@ -79,6 +89,13 @@ class Ownership:
             return None
         engine.instances[key] = instance
         return instance
+
+    async def held(self, key: InstanceKey) -> Held | None:
+        """The record as it is known here without asking, if the instance rested here last, else the leader's."""
+        asleep = self.engine.asleep.get(key)
+        if asleep is not None:
+            return Held(asleep.record, asleep.revision)
+        return await read_record(self.engine.world, key)
 
     def go_on(self, instance: Instance) -> None:
         """Let a loaded instance go on where its history ends."""

@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import logging
 from dataclasses import replace
 
 from romancy_nats.core.events import WorkflowCancelled, WorkflowCompleted, WorkflowFailed, WorkflowTerminated
 from romancy_nats.core.failure import Failure
+from romancy_nats.core.headers import KIND
 from romancy_nats.core.record import LONGEST_ERROR, InstanceRecord, InstanceStatus
-from romancy_nats.ports import Refused
+from romancy_nats.core.waits import EVENT
+from romancy_nats.ports import Refused, WriteReply
+from romancy_nats.runtime.alarms import next_due
 from romancy_nats.runtime.instance import Instance
+from romancy_nats.runtime.owner import HeldDelivery
 from romancy_nats.runtime.writing import microseconds, write_record
 
 _log = logging.getLogger("romancy.worker")
+
+_MOST_NAMES = 50
+_PAUSE = 0.1
+_LONGEST_PAUSE = 5.0
 
 
 def resting_record(instance: Instance, *, let_go: bool = False) -> InstanceRecord:
     """What the record says once nobody owns the instance."""
     owner = instance.owner
     now = microseconds(owner.world)
-    rested = replace(instance.record, owner="", commits=instance.commits, updated=now, takeovers=0, code="")
+    rested = replace(
+        instance.record,
+        owner="",
+        commits=instance.commits,
+        settled=instance.commits,
+        updated=now,
+        takeovers=0,
+        next_due=0,
+        code="",
+    )
     if let_go:
         return replace(rested, status=InstanceStatus.QUEUED)
     ending = instance.execution.ending
@@ -41,6 +59,8 @@ def resting_record(instance: Instance, *, let_go: bool = False) -> InstanceRecor
             return replace(rested, status=InstanceStatus.CANCELLED, ended=now, error=reason)
         case WorkflowTerminated(reason):
             return replace(rested, status=InstanceStatus.TERMINATED, ended=now, error=reason)
+        case None if instance.execution.waits:
+            return _waiting(rested, instance)
         case None:
             text = (
                 "the workflow waits for nothing that could ever wake it; cancel it, or retry with other code"
@@ -49,6 +69,51 @@ def resting_record(instance: Instance, *, let_go: bool = False) -> InstanceRecor
             return replace(
                 rested, status=InstanceStatus.STALLED, error=text, error_type="WorkflowRuleError", code=code
             )
+
+
+def _waiting(rested: InstanceRecord, instance: Instance) -> InstanceRecord:
+    """At rest until something comes: the status is that of the wait issued first, a bare timer if there is no other."""
+    waits = [wait.started for wait in instance.execution.waiting.open.values()]
+    names = [f"{wait.kind}:{wait.name}" + (f"/{wait.key}" if wait.keyed else "") for wait in waits]
+    names += list(instance.execution.timers) + [f"retry:{id}" for id in instance.execution.activities]
+    status = InstanceStatus.WAITING_FOR_TIMER
+    if waits:
+        status = (
+            InstanceStatus.WAITING_FOR_EVENT if waits[0].kind == EVENT else InstanceStatus.WAITING_FOR_MESSAGE
+        )
+    if instance.execution.delayed:
+        status, names = InstanceStatus.QUEUED, ["start"]
+    if rested.status is InstanceStatus.COMPENSATING:
+        status = InstanceStatus.COMPENSATING
+    return replace(
+        rested, status=status, waiting_for=names[:_MOST_NAMES], next_due=next_due(instance.execution)
+    )
+
+
+async def settle_effects(instance: Instance) -> None:
+    """What has to be on the server before the rest (L5): registrations, and the wake-up for the earliest timer."""
+    if instance.execution.ending is not None:
+        instance.effects.registrations.end_all()
+    await instance.effects.registrations.done()
+    due = next_due(instance.execution) if instance.waits else 0
+    pause = _PAUSE
+    while (due or instance.record.next_due) and not instance.dropped:
+        reply = await _promise(instance, due)
+        if isinstance(reply, int) or not due or instance.woken:
+            return
+        if isinstance(reply, Refused):
+            # It stays here, where its timers run without the server.
+            _log.warning("%r cannot rest, its timer is refused: %s", instance.key, reply.text)
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+async def _promise(instance: Instance, due: int) -> WriteReply:
+    timers, generation = instance.owner.world.timers, instance.record.generation
+    if due:
+        return await timers.arm(instance.key, generation, due)
+    # One that fires all the same finds nothing to do.
+    return await timers.disarm(instance.key, generation)
 
 
 async def rest(instance: Instance, *, let_go: bool = False) -> bool:
@@ -68,11 +133,16 @@ def acknowledge(instance: Instance, *, let_go: bool = False) -> None:
     for held in instance.held:
         if let_go:
             held.delivery.nak()
-        elif 0 < held.commit <= instance.record.commits or ended:
+        elif 0 < held.commit <= instance.record.commits or (ended and not _is_owed(held)) or held.moot:
             held.delivery.ack()
         else:
-            held.delivery.nak(1.0)
+            held.delivery.nak()
     instance.held.clear()
     if not instance.rested.done():
         # A forward that is told of a let-go would ack the only wake of an instance that nobody owns.
         instance.rested.set_result(0 if let_go else instance.record.commits)
+
+
+def _is_owed(held: HeldDelivery) -> bool:
+    """Whether it came too late for the workflow, but is not moot by its end: it is answered or parked (L5)."""
+    return held.commit == 0 and held.delivery.headers.get(KIND) in ("message", "update")

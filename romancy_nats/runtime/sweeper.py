@@ -21,6 +21,10 @@ _PATIENCE = 0.5
 """Seconds that a published wake has before the sweeper takes over by itself; up to twice that: workers differ."""
 
 
+_OVERDUE = 2.0
+"""Seconds past its due time from which on a wake-up counts as lost."""
+
+
 class OwnWake:
     """Implements `ports.Delivery`: a resume that no queue holds. Its answers do nothing; the published one remains."""
 
@@ -80,9 +84,8 @@ class Sweeper:
         for name in self._engine.workflows:
             async for listed in self._engine.world.ledger.scan(name):
                 if listed.record.owner == incarnation and await self._needs_a_wake(listed, incarnation):
-                    self._engine.handle_soon(
-                        OwnWake(listed.key, self._engine.world.clock.now()), is_start=False
-                    )
+                    wake = OwnWake(listed.key, self._engine.world.clock.now())
+                    self._engine.handle_soon(self._engine.handle(wake), wake)
 
     async def _sweep_guarded(self, only: str | None) -> None:
         try:
@@ -99,16 +102,32 @@ class Sweeper:
 
     async def _needs_a_wake(self, listed: Listed, only: str | None) -> bool:
         record = listed.record
-        if record.status.ended or listed.key in self._engine.instances:
+        if record.status.ended:
+            if only is None and not record.sealed:
+                # Its worker died before it was archived, or had too many of them to remember.
+                self._engine.janitor.ended(listed.key)
+            return False
+        if listed.key in self._engine.instances:
             return False
         if record.owner:
             return (only is None or record.owner == only) and not await self._is_alive(record.owner)
-        if only is None and record.status is InstanceStatus.QUEUED and record.commits:
+        if only is None and record.let_go and record.commits:
             # Let go by a drain. The message it was given back for may be gone: queues can be purged, the ledger not.
             return True
+        if only is None and record.next_due:
+            return await self._is_overdue(listed)
         if only is not None or record.status is not InstanceStatus.STALLED:
             return False
         return bool(record.code) and record.code != self._engine.workflows[listed.key.workflow].code
+
+    async def _is_overdue(self, listed: Listed) -> bool:
+        """A promise is kept by the schedule that the server holds; one that may be lost is armed again (L8)."""
+        away = listed.record.next_due / 1_000_000 - self._engine.world.clock.now()
+        if away < -_OVERDUE:
+            return True
+        if away < 2 * self._engine.tuning.sweep_every:
+            await self._engine.world.timers.arm(listed.key, listed.record.generation, listed.record.next_due)
+        return False
 
     async def _is_alive(self, owner: str) -> bool:
         known = self._alive.get(owner)

@@ -25,4 +25,9 @@ class Tuning:
     unknown_workflow_after: float = 86_400.0
     retry: RetryPolicy = RetryPolicy()
     label: str = ""
+    archive_after: float = 30.0
+    retention: float = 7 * 86_400.0
+    linger: float = 0.2
+    rest_from: float = 3.0
+    cached: int = 1000
     seconds_between_resends: float = 0.05

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from romancy_nats import Client
+from tests.benchmarks import waiting_client as waiting
 from tests.benchmarks.loops import run_on
 from tests.benchmarks.workload import beats, chain, patient
 
@@ -81,6 +82,12 @@ MEASUREMENTS: dict[str, Callable[[Client, int], Awaitable[Numbers]]] = {
     "go": go,
     "crowd": crowd,
     "small_crowd": small_crowd,
+    "set_waiting": waiting.set_waiting,
+    "set_listening": waiting.set_listening,
+    "wake_each": waiting.wake_each,
+    "wake_all": waiting.wake_all,
+    "sleep_all": waiting.sleep_all,
+    "finish": waiting.finish,
 }
 
 

@@ -26,10 +26,13 @@ class Scale:
     lease: float = 15.0
     instances: int = 20
     raw_seconds: float = 1.5
+    waiting: int = 10_000
+    broadcast: int = 100_000
+    finished: int = 200_000
 
 
 FULL = Scale()
-QUICK = Scale(500, 500, 100, 1000, 10, 3.0, 10, 0.7)
+QUICK = Scale(500, 500, 100, 1000, 10, 3.0, 10, 0.7, 2000, 5000, 10_000)
 
 
 def sequential(stage: Stage, scale: Scale) -> Numbers:
@@ -38,7 +41,7 @@ def sequential(stage: Stage, scale: Scale) -> Numbers:
     namespace = stage.namespace()
     with stage.workers(namespace, 1):
         found = stage.client(namespace, "w1", scale.steps)
-    raw = _between(before, stage.baseline(scale.raw_seconds))
+    raw = between(before, stage.baseline(scale.raw_seconds))
     return {"steps/s": found["rate"], "raw": raw["sequential"], "ratio": found["rate"] / raw["sequential"]}
 
 
@@ -50,7 +53,7 @@ def throughput(workers: int) -> Callable[[Stage, Scale], Numbers]:
         namespace = stage.namespace()
         with stage.workers(namespace, workers):
             rate = stage.client(namespace, "w2", scale.workflows)["rate"]
-        raw = _between(before, stage.baseline(scale.raw_seconds))["concurrent"]
+        raw = between(before, stage.baseline(scale.raw_seconds))["concurrent"]
         return {"workflows/s": rate, "raw": raw, "ratio": rate / raw}
 
     return measure
@@ -62,7 +65,7 @@ def latency(stage: Stage, scale: Scale) -> Numbers:
     namespace = stage.namespace()
     with stage.workers(namespace, 1):
         found = stage.client(namespace, "w3", scale.rounds)
-    raw = _between(before, stage.baseline(scale.raw_seconds))["p50"]
+    raw = between(before, stage.baseline(scale.raw_seconds))["p50"]
     return {"p50 ms": found["p50"] * 1e3, "p99 ms": found["p99"] * 1e3, "ratio": found["p50"] / raw}
 
 
@@ -174,7 +177,8 @@ def _until(condition: Callable[[], bool], patience: float) -> None:
         time.sleep(0.01)
 
 
-def _between(before: Numbers, after: Numbers) -> Numbers:
+def between(before: Numbers, after: Numbers) -> Numbers:
+    """The mean of two baselines."""
     return {name: (before[name] + after[name]) / 2 for name in before}
 
 

@@ -18,6 +18,12 @@ PATIENCE = 900.0
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
+def resident(pid: int) -> int:
+    """The resident bytes of a process."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 class WorkerProcess:
     """A running worker."""
 
@@ -45,8 +51,7 @@ class WorkerProcess:
 
     def memory(self) -> int:
         """Resident bytes."""
-        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
+        return resident(self.pid)
 
     def cpu(self) -> float:
         """Seconds of CPU used so far."""
@@ -57,8 +62,9 @@ class WorkerProcess:
 class Stage:
     """One server and the programs that are run against it."""
 
-    def __init__(self, url: str, loop: str, directory: Path) -> None:
+    def __init__(self, url: str, server: int, loop: str, directory: Path) -> None:
         self.url = url
+        self.server = server
         self.loop = loop
         self.directory = directory
         self._namespaces = 0
@@ -87,10 +93,12 @@ class Stage:
         return self._read(client)
 
     @contextmanager
-    def workers(self, namespace: str, count: int, **settings: str) -> Iterator[list[WorkerProcess]]:
-        """Workers that are ready, until the block ends."""
+    def workers(
+        self, namespace: str, count: int, app: str = "benchmark", **settings: str
+    ) -> Iterator[list[WorkerProcess]]:
+        """Workers of an app that are ready, until the block ends."""
         environment = {"ROMANCY_NAMESPACE": namespace, **settings}
-        program = ["tests.benchmarks.worker", self.loop]
+        program = ["tests.benchmarks.worker", self.loop, app]
         processes = [self._spawn(program, environment) for _ in range(count)]
         workers = [WorkerProcess(process) for process in processes]
         try:
@@ -109,6 +117,7 @@ class Stage:
                 [sys.executable, "-m", *program],
                 cwd=ROOT,
                 env={**os.environ, "ROMANCY_NATS_URL": self.url, **environment},
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
@@ -127,4 +136,4 @@ class Stage:
 def stage(loop: str, directory: Path, *, sync_always: bool) -> Iterator[Stage]:
     """A fresh server in a process of its own."""
     with LocalServer(sync_always=sync_always) as server:
-        yield Stage(server.url, loop, directory)
+        yield Stage(server.url, server.pid, loop, directory)

@@ -37,6 +37,14 @@ _TARGETS: dict[str, tuple[str, Callable[[Numbers], bool]]] = {
     "kill": ("≤ lease + 2 s", lambda n: n["seconds"] <= n["lease"] + 2),
     "sigterm": ("< 1 s", lambda n: n["seconds"] < 1),
     "crowd": ("none lost", lambda n: n["completed"] == n["instances"]),
+    "event": ("p50 ≤ 8 raw round trips", lambda n: n["ratio"] <= 8),
+    "event_far": ("p50 ≤ 12 raw round trips", lambda n: n["ratio"] <= 12),
+    "asleep": ("< 100 bytes each beyond the cache", lambda n: n["worker bytes each"] < 100),
+    "broadcast": (
+        "≥ 1,000/s, none lost",
+        lambda n: n["woken/s"] >= 1000 and n["completed"] == n["instances"],
+    ),
+    "timers": ("p99 ≤ 300 ms, never early", lambda n: n["p99 ms"] <= 300 and n["earliest ms"] >= 0),
 }
 
 

@@ -1,21 +1,23 @@
-"""One worker process: runs the workload until SIGTERM. Says `ready` on its standard output, then nothing."""
+"""One worker process: runs a workload until SIGTERM. Says `ready` on its standard output, then nothing."""
 
 from __future__ import annotations
 
 import logging
 import sys
 
+from tests.benchmarks import waits, workload
 from tests.benchmarks.loops import run_on
-from tests.benchmarks.workload import app
+
+APPS = {app.name: app for app in (workload.app, waits.app)}
 
 
-async def work() -> None:
+async def work(name: str) -> None:
     """Run until drained."""
-    async with app.worker() as worker:
+    async with APPS[name].worker() as worker:
         print("ready", flush=True)
         await worker.wait()
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)
-    run_on(sys.argv[1], work())
+    run_on(sys.argv[1], work(sys.argv[2]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from romancy_nats.ports import Answerer
 from tests.conformance.stage import Play, Stage, record, stored
 
 
@@ -180,5 +181,92 @@ def test_commits_are_followed(play: Play) -> None:
         stored(await stage.append(stage.first, key, next(numbers), b"x", fence))
         await asyncio.sleep(0.2)
         assert seen[-1] == (0, last)
+
+    play(scenario)
+
+
+def test_a_shared_question_goes_to_one_of_several(play: Play) -> None:
+    async def scenario(stage: Stage) -> None:
+        asked: list[str] = []
+
+        def answerer(name: str) -> Answerer:
+            async def answer(question: bytes) -> bytes:
+                asked.append(name)
+                return question.upper()
+
+            return answer
+
+        async def silent() -> bool:
+            return await stage.first.wire.ask(stage.workflow, b"x", 1, shared=True) is None
+
+        assert await silent()
+        stops = [
+            await stage.first.wire.serve(stage.workflow, answerer("first"), shared=True),
+            await stage.second.wire.serve(stage.workflow, answerer("second"), shared=True),
+        ]
+
+        async def both() -> bool:
+            before = len(asked)
+            assert await stage.second.wire.ask(stage.workflow, b"x", 1, shared=True) in (b"X", None)
+            assert len(asked) <= before + 1
+            return set(asked) == {"first", "second"}
+
+        await stage.until(both)
+        await stops[0]()
+        asked.clear()
+
+        async def second_alone() -> bool:
+            asked.clear()
+            for _ in range(5):
+                await stage.first.wire.ask(stage.workflow, b"x", 1, shared=True)
+            return asked == ["second"] * 5
+
+        await stage.until(second_alone)
+        await stops[1]()
+        await stage.until(silent)
+
+    play(scenario)
+
+
+def test_a_shared_name_is_no_incarnation(play: Play) -> None:
+    async def scenario(stage: Stage) -> None:
+        stop = await stage.first.wire.serve(stage.name, shout, shared=True)
+
+        async def answered() -> bool:
+            return await stage.second.wire.ask(stage.name, b"x", 1, shared=True) == b"X"
+
+        await stage.until(answered)
+        assert await stage.second.wire.ask(stage.name, b"x", 1) is None
+        await stop()
+
+    play(scenario)
+
+
+def test_announcements_reach_those_who_follow(play: Play) -> None:
+    async def scenario(stage: Stage) -> None:
+        key, other = stage.key("a"), stage.key("b")
+        heard: list[bytes] = []
+        stop = await stage.second.wire.follow(key, lambda _generation, _n: None, heard.append)
+        deaf = await stage.second.wire.follow(key, lambda _generation, _n: None)
+
+        async def first() -> bool:
+            stage.first.wire.announce(other, b"not for them")
+            stage.first.wire.announce(key, b"one")
+            await asyncio.sleep(0.02)
+            return bool(heard)
+
+        await stage.until(first)
+        stage.first.wire.announce(key, b"last")
+
+        async def came() -> bool:
+            return heard[-1] == b"last"
+
+        await stage.until(came)
+        assert set(heard) == {b"one", b"last"}
+        await stop()
+        await deaf()
+        stage.first.wire.announce(key, b"unheard")
+        await asyncio.sleep(0.2)
+        assert heard[-1] == b"last"
 
     play(scenario)

@@ -77,11 +77,11 @@ def running(folder: Path, *arguments: str, **settings: str) -> Generator[subproc
 
 def test_every_python_block_is_a_program_that_is_tested() -> None:
     assert README.count("```python") == len(PROGRAMS)
-    assert set(PROGRAMS) == {"hello.py", "shop.py", "count.py", "place.py", "bare.py"}
+    assert set(PROGRAMS) == {"hello.py", "shop.py", "invoice.py", "count.py", "place.py", "bare.py"}
     assert {name for name, shown in SHOWN.items() if not shown} == {"count.py"}
 
 
-@pytest.mark.parametrize("program", ["hello.py", "shop.py"])
+@pytest.mark.parametrize("program", ["hello.py", "shop.py", "invoice.py"])
 def test_a_program_with_a_server_of_its_own_prints_what_the_page_shows(folder: Path, program: str) -> None:
     assert run(folder, program) == SHOWN[program]
 

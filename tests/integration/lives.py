@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from romancy_nats import App, WorkflowContext, activity, activity_context, workflow
+from romancy_nats import App, RetryPolicy, WorkflowContext, activity, activity_context, workflow
 
 RECORD = "LIVES_RECORD"
 
@@ -66,6 +66,21 @@ async def die(flag: str) -> int:
     return os.getpid()
 
 
+@activity(retry=RetryPolicy(max_attempts=3, initial_interval=6.0, jitter=0))
+async def falter() -> int:
+    """Fails the first time; then says which attempt it is."""
+    write("begin")
+    if activity_context().attempt == 1:
+        raise OSError("not yet")
+    write("end")
+    return activity_context().attempt
+
+
+@workflow
+async def faltering(ctx: WorkflowContext) -> int:
+    return await ctx.run(falter)
+
+
 @workflow
 async def chain(ctx: WorkflowContext, pauses: list[float]) -> list[int]:
     return [await ctx.run(step, pause) for pause in pauses]
@@ -81,7 +96,7 @@ async def deadly(ctx: WorkflowContext, flag: str) -> list[int]:
     return [await ctx.run(step, 0.0), await ctx.run(die, flag)]
 
 
-WORKFLOWS = (chain, blocking, deadly)
+WORKFLOWS = (chain, blocking, deadly, faltering)
 
 
 async def main() -> None:

@@ -282,6 +282,10 @@ async def test_a_cancel_and_a_completion_at_once_give_one_end(place: Place) -> N
         assert await handle.status() == told
         events = [event for commit in await handle.history() for event in commit.events]
         ends = [type(event) for event in events if isinstance(event, WorkflowCancelled | WorkflowCompleted)]
+        if not events:
+            # Cancelled before a worker had it: nothing but the record.
+            assert told == "cancelled"
+            return told
         assert ends == [WorkflowCancelled if told == "cancelled" else WorkflowCompleted]
         assert sum(isinstance(event, CancelRequested) for event in events) <= 1
         # Done is what is recorded: a completion that came after the cancel does not count.

@@ -60,7 +60,19 @@ async def order(ctx: WorkflowContext, item: str, fail: bool = False, nap: float 
 async def echo(ctx: WorkflowContext, value: object) -> object:
     return value
 
-app = App("shop", workflows=[order, echo])
+@workflow
+async def talk(ctx: WorkflowContext) -> list[object]:
+    said = []
+    ctx.on_query("said", lambda: said)
+    ctx.on_query("count", lambda least=0: len(said) >= least)
+    ctx.on_update("say", said.append, lambda what: 1 / len(what))
+    ctx.emit("listening", durable=True)
+    said.append((await ctx.receive("words")).data)
+    said.append((await ctx.wait_event("shop.closed", key="today")).data)
+    await ctx.run(slow, 0.3)
+    return said
+
+app = App("shop", workflows=[order, echo, talk])
 not_an_app = 3
 """
 
@@ -190,6 +202,18 @@ def test_start_prints_the_id_and_result_the_result(cli: Cli, worker: Process) ->
     told = json.loads(cli("result", id).stdout)
     assert told["told"] == "reserved book"
     assert cli.json("result", id) == {"workflow": "order", "id": id, "status": "completed", "result": told}
+
+
+def test_a_start_may_begin_later(cli: Cli, worker: Process) -> None:
+    later = cli("start", "order", "--input", '{"item": "tree"}', "--after", "3600").stdout.strip()
+    in_2099 = cli("start", "order", "--input", '{"item": "x"}', "--at", "2099-01-01T00:00").stdout.strip()
+    for id in (later, in_2099):
+        assert cli.json("status", id)["status"] == "queued"
+        cli("cancel", id)
+        cli("result", id, exit=1)
+    soon = cli.json("start", "order", "--input", '{"item": "tea"}', "--after", "0.2", "--wait")
+    assert soon["result"]["told"] == "reserved tea"
+    cli("start", "order", "--after", "1", "--at", "2099-01-01T00:00", exit=2)
 
 
 def test_workers_have_a_fixed_hash_seed(cli: Cli, worker: Process) -> None:
@@ -348,6 +372,54 @@ def test_history_is_followed_to_the_end(cli: Cli, worker: Process) -> None:
     assert commits == cli.json("history", "followed")["commits"]
     assert commits[-1]["events"][-1]["type"] == "WorkflowCompleted"
     assert "WorkflowCompleted" in cli("history", "followed", "-f").stdout
+
+
+def test_following_shows_attempts(cli: Cli, worker: Process) -> None:
+    cli("start", "talk", "--id", "watched")
+    with cli.running("history", "watched", "--workflow", "talk", "-f", ready="WaitStarted") as follower:
+        cli("send", "watched", "words")
+        until(lambda: cli.json("status", "watched")["status"] == "waiting_for_event")
+        cli("event", "shop.closed", "--key", "today")
+        follower.wait_for("WorkflowCompleted")
+        assert follower.process.wait(10) == 0
+        rows = [line.split("\t") for line in follower.log.splitlines()]
+    [started] = [row for row in rows if row[2:3] == ["AttemptStarted"]]
+    assert started[0] == ""
+    assert started[3:] == ["slow:1", '{"name": "slow", "attempt": 1}']
+    [emitted] = [row for row in rows if row[2:3] == ["Emitted"]]
+    assert emitted[4] == 'value="listening"'
+
+
+# --- speaking with an instance
+
+
+def test_a_conversation(cli: Cli, worker: Process) -> None:
+    cli("start", "talk", "--id", "chat")
+    assert cli.json("query", "chat", "said", "--workflow", "talk") == []
+    assert cli.json("update", "chat", "say", "--input", '["hello"]', "--message-id", "1") is None
+    assert cli.json("update", "chat", "say", "--input", '["hello"]', "--message-id", "1") is None
+    assert (
+        "sent to talk/chat" in cli("send", "chat", "words", "--data", '{"a": [1]}', "--metadata", "{}").stdout
+    )
+    until(lambda: cli.json("query", "chat", "said") == ["hello", {"a": [1]}])
+    assert cli.json("query", "chat", "count", "--input", '{"least": 3}') is False
+    until(lambda: cli.json("status", "chat")["status"] == "waiting_for_event")
+    cli("event", "shop.closed", "--data", '"early"', "--key", "today", "--source", "test")
+    assert cli.json("result", "chat")["result"] == ["hello", {"a": [1]}, "early"]
+    assert cli.json("query", "chat", "said")[-1] == "early"
+
+
+def test_what_goes_wrong_in_a_conversation(cli: Cli, worker: Process) -> None:
+    cli("start", "talk", "--id", "rude")
+    assert "ZeroDivisionError" in cli.complaint("update", "rude", "say", "--input", '[""]', exit=1)
+    assert "it knows: count, said" in cli.complaint("query", "rude", "nothing", exit=1)
+    assert "--data is not JSON" in cli.complaint("send", "rude", "words", "--data", "x", exit=2)
+    assert "--metadata is a JSON object" in cli.complaint("send", "rude", "words", "--metadata", "1", exit=2)
+    cli("terminate", "rude")
+    until(lambda: cli.json("status", "rude")["status"] == "terminated")
+    assert "has ended" in cli.complaint("send", "rude", "words", exit=1)
+    assert "has ended" in cli.complaint("update", "rude", "say", "--input", '["x"]', exit=1)
+    cli.complaint("query", "nobody", "said", exit=3)
 
 
 def test_replay_of_a_file_an_id_and_stdin(cli: Cli, worker: Process) -> None:

@@ -21,7 +21,7 @@ from romancy_nats.jetstream.connection import Connection
 from romancy_nats.jetstream.server import EmbeddedServer
 from romancy_nats.runtime.keepalive import Keepalive
 from tests.integration import lives
-from tests.integration.lives import Line, blocking, chain, deadly
+from tests.integration.lives import Line, blocking, chain, deadly, faltering
 from tests.integration.place import Place, until, until_status
 
 pytestmark = pytest.mark.anyio
@@ -151,7 +151,7 @@ async def test_an_instance_that_only_waits_does_not_hold_up_the_drain(place: Pla
         began = time.monotonic()
         await worker.drain()
         assert time.monotonic() - began < 2
-        assert await handle.status() == "queued"
+        assert await handle.status() == "waiting_for_timer"
 
 
 async def test_a_cancel_reaches_an_instance_of_a_draining_worker(place: Place) -> None:
@@ -406,7 +406,9 @@ async def test_a_cancelled_block_lets_go_of_its_instances(place: Place) -> None:
                 await until(lambda: worker.instances == 1)
                 scope.cancel()
                 await asyncio.sleep(60)
-        assert await handle.status() == "queued"
+        info = await handle.describe()
+        # At rest as it would be anyway if its timer was recorded by then, else for others to take up.
+        assert (info.owner, info.status in ("queued", "waiting_for_timer")) == (None, True)
 
 
 async def test_a_service_that_fails_ends_the_worker_loudly(
@@ -419,3 +421,18 @@ async def test_a_service_that_fails_ends_the_worker_loudly(
         patch.setattr(Keepalive, "run", fail)
         async with asyncio.timeout(5), place.worker(sleeper):
             await asyncio.sleep(60)
+
+
+@pytest.mark.slow
+async def test_a_back_off_and_its_count_survive_the_kill_of_the_worker(crew: Crew) -> None:
+    async with crew.place.client() as client:
+        first = await crew.start(lease_ttl=1)
+        handle = await client.start(faltering)
+        await until(lambda: len(crew.lines("begin")) == 1)
+        await until_status(handle, "waiting_for_timer")
+        first.kill()
+        second = await crew.start(lease_ttl=1)
+        assert await handle.result(20) == 2
+    failed, done = crew.lines("begin")
+    assert (failed.pid, done.pid) == (first.pid, second.pid)
+    assert done.at - failed.at >= 6.0

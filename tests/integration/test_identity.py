@@ -20,6 +20,7 @@ from romancy_nats import (
     WorkflowFailedError,
     WorkflowTimeoutError,
     activity,
+    activity_context,
     compensation,
     workflow,
 )
@@ -146,6 +147,22 @@ async def test_restart_ended_begins_a_new_generation(place: Place) -> None:
             await client.start(once.options(id="one"), "x")
         assert await client.execute(once.options(id="one"), "y") == 3
     assert calls == ["x", "y", "y"]
+
+
+async def test_each_generation_has_idempotency_keys_of_its_own(place: Place) -> None:
+    @activity
+    async def key_of() -> str:
+        return activity_context().idempotency_key
+
+    @workflow
+    async def flow(ctx: WorkflowContext) -> str:
+        return await ctx.run(key_of)
+
+    mine = flow.options(id="a/b", on_conflict="restart_ended")
+    async with place.run(flow) as client:
+        keys = [await client.execute(mine), await client.execute(mine)]
+        keys.append(await client.execute(flow.options(id="a")))
+    assert len(set(keys)) == 3
 
 
 async def test_restart_ended_joins_a_live_one(place: Place) -> None:

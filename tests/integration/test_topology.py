@@ -109,6 +109,9 @@ async def test_consumers_are_made_once_and_brought_up_to_date(
         for spec in topology.consumers(workflow, most, 4.0):
             found = (await ask(connection, f"CONSUMER.INFO.{spec.stream}.{spec.name}")).part("config")
             assert spec.config.items() <= found.items()
+    dispatcher = topology.dispatcher(4.0)
+    info = await ask(connection, f"CONSUMER.INFO.{dispatcher.stream}.{dispatcher.name}")
+    assert dispatcher.config.items() <= info.part("config").items()
     await provision.ensure_consumers(connection, topology, {"größe.v2": 7}, ack_wait=2.0)
     start = topology.subjects.consumer("start", "größe.v2")
     info = await ask(connection, f"CONSUMER.INFO.{topology.subjects.start_stream}.{start}")

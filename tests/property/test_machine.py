@@ -30,6 +30,7 @@ from romancy_nats.testing.virtual_time import VirtualTimeLoop, clear
 from tests.simulation.case import CONFLICT, Told
 from tests.simulation.checker import check
 from tests.simulation.evidence import Evidence
+from tests.simulation.kept import Kept
 from tests.simulation.leftovers import Leftovers
 from tests.simulation.program import changed, interpreter
 from tests.simulation.record import Ledgerbook, Record
@@ -79,7 +80,7 @@ class Machine(RuleBasedStateMachine):
 
     async def _begin(self, replicas: int, seed: int) -> None:
         self.server = MemoryServer(seed=seed, shards=2, replicas=replicas, ack_wait=TUNING.ack_wait)
-        self.evidence = Evidence(self.server)
+        self.evidence = Evidence(self.server, Kept(self.server))
         self.evidence.watch()
         self.book = Ledgerbook(self.loop)
         network = Faults(

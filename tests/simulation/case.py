@@ -7,16 +7,30 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
+import msgpack
+
 from romancy_nats.core.commit import Commit
 from romancy_nats.core.events import Event
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord
 from romancy_nats.testing.memory import MemoryServer
-from romancy_nats.testing.memory.ledger import StoredCommit
+from romancy_nats.testing.memory.ledger import Shard, StoredCommit
 from tests.simulation.evidence import Evidence
+from tests.simulation.kept import Commits
 from tests.simulation.record import Attempt, Ledgerbook
 
 CONFLICT = "InstanceConflictError"
+
+
+@dataclass(slots=True)
+class Said:
+    """Something that a user said to an instance and that was acknowledged; `value` is unlike any other."""
+
+    kind: str
+    value: str
+    refused: bool = False
+    answer: Any = None
+    error: str = ""
 
 
 @dataclass(slots=True)
@@ -34,6 +48,10 @@ class Told:
     rival: Told | None = None
     starts: int = 0
     """How many starts of it were acknowledged."""
+    said: list[Said] = field(default_factory=list[Said])
+    numbers: int = 0
+    reread: list[bytes] | None = None
+    """Its history as a client read it when all was over, perhaps from the archive."""
 
 
 @dataclass(slots=True)
@@ -67,6 +85,11 @@ class Case:
     evidence: Evidence
     clocks_agree: bool = True
     answered_within: float = float("inf")
+    cleared: dict[int, float] = field(default_factory=dict[int, float])
+    """When commits left the ledger."""
+    archived: bool = False
+    """Whether it has to be archived by now."""
+    token: str = ""
     found: list[str] = field(default_factory=list[str])
 
     @property
@@ -99,10 +122,30 @@ def collect(server: MemoryServer, book: Ledgerbook, told: Told, workflow: str, e
     ]
     for earlier, later in pairwise(versions):
         earlier.until = later.time
-    stored = sorted((place.n, kept) for place, kept in shard.commits.items() if place.token == key.token)
-    commits = [(kept, Commit.decode(kept.data)) for _, kept in stored]
     attempts = [attempt for attempt in book.attempts if attempt.id == told.id]
-    case = Case(told, commits, versions, attempts, evidence)
-    if [n for n, _ in stored] != list(range(1, len(stored) + 1)):
-        case.fail(f"the history has gaps: {[n for n, _ in stored]}")
+    case = Case(told, [], versions, attempts, evidence, token=key.token)
+    stored = {place.n: kept for place, kept in shard.commits.items() if place.token == key.token}
+    stored |= _archived(case, server, shard)
+    case.commits = [(kept, Commit.decode(kept.data)) for _, kept in sorted(stored.items())]
+    if sorted(stored) != list(range(1, len(stored) + 1)):
+        case.fail(f"the history has gaps: {sorted(stored)}")
     return case
+
+
+def _archived(case: Case, server: MemoryServer, shard: Shard) -> dict[int, StoredCommit]:
+    """What was cleared from the ledger, as the archive has it now."""
+    commits = shard.commits
+    if not isinstance(commits, Commits):
+        return {}
+    cleared = {place.n: kept for place, kept in commits.cleared.items() if place.token == case.token}
+    case.cleared = {n: time for n, (_, time) in cleared.items()}
+    if not cleared:
+        return {}
+    places = case.record.archived if case.record is not None else []
+    archived = [data for place in places for data in msgpack.unpackb(server.archived.get(place, b"\x90"))]
+    if archived != [kept.data for _, (kept, _) in sorted(cleared.items())]:
+        case.fail(f"the archive holds {len(archived)} commits, not the {len(cleared)} that were cleared")
+    return {
+        n: kept._replace(data=data)
+        for data, (n, (kept, _)) in zip(archived, sorted(cleared.items()), strict=False)
+    }

@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 from collections import Counter
 
+from tests.simulation.races import RACES
 from tests.simulation.schedule import FAULTS, plan, run
 
 SCHEDULES = int(os.environ.get("ROMANCY_SCHEDULES", "20000"))
-CHUNK = 500
+CHUNK = 1000
 FILES = 4
 MUST_FIRE = (*FAULTS, "late_write_landed", "sent_into_outage", "slow", "drain", "purged", "rival")
 MUST_REACH = (
@@ -32,6 +33,11 @@ MUST_REACH = (
     "takeover",
     "conflict",
     "cancelled before its start",
+    "WaitStarted",
+    "EventReceived",
+    "MessageReceived",
+    "UpdateAnswered",
+    *RACES,
 )
 
 

@@ -12,6 +12,7 @@ from romancy_nats.core.headers import ORIGIN_SEQUENCE, ORIGIN_STREAM
 from romancy_nats.ports import Source
 from romancy_nats.testing.memory import MemoryServer, MemoryWorld
 from romancy_nats.testing.memory.stream import StoredMessage, Stream
+from tests.simulation.kept import Kept
 from tests.simulation.record import Ledgerbook
 
 
@@ -51,6 +52,7 @@ class Evidence:
     """Watches a server from outside; nothing here changes what happens."""
 
     server: MemoryServer
+    kept: Kept
     published: dict[Source, float] = field(default_factory=dict[Source, float])
     messages: dict[Source, StoredMessage] = field(default_factory=dict[Source, StoredMessage])
     removed: dict[Source, float] = field(default_factory=dict[Source, float])
@@ -61,8 +63,11 @@ class Evidence:
 
     def watch(self) -> None:
         """From now on."""
-        for stream in (self.server.start_stream, self.server.messages_stream):
+        self.kept.watch()
+        for stream in (self.server.start_stream, self.server.messages_stream, self.server.timers_stream):
             self._watch_stream(stream)
+        events = self.server.events.stream
+        events.messages = Watched(events.messages, self.kept.published, self.kept.acked)
         dead = self.server.dead_stream
         dead.messages = Watched(dead.messages, self._parked, lambda _sequence, _message: None)
         leases = self.server.leases
@@ -145,7 +150,17 @@ def trace(server: MemoryServer, book: Ledgerbook, evidence: Evidence) -> str:
     attempts = [
         (a.id, a.activity_id, a.number, a.process, a.began, a.ended, a.value, a.error) for a in book.attempts
     ]
-    seen = (evidence.published, evidence.removed, evidence.letters, evidence.lives, sorted(evidence.thaws))
+    kept = evidence.kept
+    seen = (
+        kept.events,
+        kept.registered,
+        server.archived,
+        evidence.published,
+        evidence.removed,
+        evidence.letters,
+        evidence.lives,
+        sorted(evidence.thaws),
+    )
     boundaries = [(world.name, world.boundaries, world.crashed) for world in server.worlds]
     digest.update(repr((attempts, seen, boundaries, server.loop.time())).encode())
     return digest.hexdigest()

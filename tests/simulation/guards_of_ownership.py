@@ -12,6 +12,7 @@ from romancy_nats.runtime import claim as claim_module
 from romancy_nats.runtime import instance as instance_module
 from romancy_nats.runtime import intake as intake_module
 from romancy_nats.runtime import rest as rest_module
+from romancy_nats.runtime.effects import Effects
 from romancy_nats.runtime.engine import Engine
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.intake import Intake
@@ -69,11 +70,11 @@ def effects_before_commit(patch: Patch) -> None:
 
     def early(self: Any, batch: Any, now: int, open: bool) -> None:
         commit(self, batch, now, open)
-        carry_out(self, batch)
+        carry_out(self.effects, batch)
 
-    carry_out = Instance._carry_out
+    carry_out = Effects.carry_out
     patch.setattr(Instance, "_commit", early)
-    patch.setattr(Instance, "_carry_out", lambda self, batch: None)
+    patch.setattr(Effects, "carry_out", lambda self, batch: None)
 
 
 def refused_commit_counts(patch: Patch) -> None:

@@ -8,16 +8,19 @@ from typing import Any
 import pytest
 
 from romancy_nats import client as client_module
-from romancy_nats.core.events import ActivityCompleted, ActivityFailed
+from romancy_nats import handle as handle_module
+from romancy_nats.core.events import ActivityCompleted, ActivityFailed, TimerFired
 from romancy_nats.core.execution import Execution
 from romancy_nats.core.saga import Saga
-from romancy_nats.handle import WorkflowHandle
 from romancy_nats.runtime import instance as instance_module
+from romancy_nats.runtime.effects import Effects
 from romancy_nats.runtime.engine import Engine
-from romancy_nats.runtime.instance import HeldDelivery, Instance
+from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.intake import Intake
 from romancy_nats.runtime.lease import Lease
 from romancy_nats.runtime.messages import Messages
+from romancy_nats.runtime.notices import heard
+from romancy_nats.runtime.owner import HeldDelivery
 from romancy_nats.runtime.ownership import Ownership
 from romancy_nats.runtime.sweeper import Sweeper
 
@@ -79,7 +82,7 @@ def message_taken_twice(patch: Patch) -> None:
         event = messages_event(kind, delivery)
         instance.give(event, held) if begin else instance.expect(event, held)
 
-    from romancy_nats.runtime.messages import _event as messages_event
+    from romancy_nats.runtime.reading import read_message as messages_event
 
     patch.setattr(Messages, "_take", take)
     patch.setattr(Instance, "_is_known", lambda self, held: False)
@@ -117,30 +120,29 @@ def time_runs_backwards(patch: Patch) -> None:
 
 def timer_early(patch: Patch) -> None:
     def arm(self: Any, id: str) -> None:
-        timer = self.execution.timers.get(id)
-        if timer is not None and not self.stopping:
-            wait = (timer.when() - self.owner.world.clock.now()) / 2
-            loop = asyncio.get_running_loop()
-            self._timers[id] = loop.call_later(max(0.0, wait), fired, self, id)
+        instance = self._instance
+        timer = instance.execution.timers.get(id)
+        if timer is not None and not instance.stopping:
+            wait = (timer.when() - instance.owner.world.clock.now()) / 2
+            asyncio.get_running_loop().call_later(max(0.0, wait), fired, instance, id)
 
-    def fired(self: Any, id: str) -> None:
-        self._timers.pop(id, None)
-        if id in self.execution.timers:
-            self.give(instance_module.TimerFired(id))
+    def fired(instance: Any, id: str) -> None:
+        if id in instance.execution.timers:
+            instance.give(TimerFired(id))
 
-    patch.setattr(Instance, "_arm", arm)
+    patch.setattr(Effects, "arm", arm)
 
 
 def firing_recorded_early(patch: Patch) -> None:
     """Between the look at the clock and the commit the clock may be set back."""
 
     def fired(self: Any, id: str) -> None:
-        before = self.last_time
+        before = self._instance.last_time
         real(self, id)
-        self.last_time = before
+        self._instance.last_time = before
 
     def give(self: Any, event: Any, held: Any = None) -> None:
-        if isinstance(event, instance_module.TimerFired):
+        if isinstance(event, TimerFired):
             self.last_time = self.commits and self._said
         real_give(self, event, held)
 
@@ -148,11 +150,11 @@ def firing_recorded_early(patch: Patch) -> None:
         self._said = now
         real_commit(self, batch, now, open)
 
-    real, real_give, real_commit = Instance._fired, Instance.give, Instance._commit
+    real, real_give, real_commit = Effects._fired, Instance.give, Instance._commit
     patch.setattr(Instance, "_said", 0, raising=False)
     patch.setattr(Instance, "give", give)
     patch.setattr(Instance, "_commit", commit)
-    patch.setattr(Instance, "_fired", fired)
+    patch.setattr(Effects, "_fired", fired)
 
 
 def lease_always_valid(patch: Patch) -> None:
@@ -174,7 +176,7 @@ def pending_not_begun_again(patch: Patch) -> None:
 
 
 def abandoned_goes_on(patch: Patch) -> None:
-    patch.setattr(Instance, "_give_up", lambda self, id: None)
+    patch.setattr(Effects, "give_up", lambda self, id: None)
 
 
 def completion_recorded_twice(patch: Patch) -> None:
@@ -192,7 +194,12 @@ def completion_recorded_twice(patch: Patch) -> None:
 
 
 def late_completion_counts(patch: Patch) -> None:
-    patch.setattr(Instance, "_is_late", lambda self, event: False)
+    moot = instance_module.is_moot
+
+    def never(execution: Any, event: Any) -> bool:
+        return not isinstance(event, ActivityCompleted | ActivityFailed) and moot(execution, event)
+
+    patch.setattr(instance_module, "is_moot", never)
 
 
 def one_attempt_too_few(patch: Patch) -> None:
@@ -255,8 +262,8 @@ def client_takes_silence_for_yes(patch: Patch) -> None:
 
 
 def client_waits_for_news_only(patch: Patch) -> None:
-    noticed = WorkflowHandle._noticed
-    patch.setattr(WorkflowHandle, "_noticed", lambda self, wait: noticed(self, 1e9))
+    # The moment after news stays what it is.
+    patch.setattr(handle_module, "heard", lambda news, wait: heard(news, 1e9 if wait > 0.01 else wait))
 
 
 def put_off_turn_is_lost(patch: Patch) -> None:
@@ -279,8 +286,8 @@ def ended_is_begun_again(patch: Patch) -> None:
         if self.dropped or self._busy:
             return
         for id in self.execution.activities:
-            if id not in self._attempts:
-                self._begin_activity(id)
+            if id not in self.effects.attempts:
+                self.effects.begin(id)
         if self._inbox:
             self._turn()
 

@@ -10,8 +10,11 @@ from romancy_nats.core.record import InstanceStatus
 from romancy_nats.ports import Source
 from romancy_nats.testing.memory.store import EPOCH
 from tests.simulation.case import Case, Version
+from tests.simulation.laws_of_waiting import is_moot, only_moved
 from tests.simulation.record import Attempt
 
+DUE = "due"
+"""A wake-up of the server: one that was let go promises nothing, and whoever takes it up arms anew."""
 _JUST = 1e-5
 
 
@@ -39,7 +42,7 @@ def _taken_over_rightly(case: Case) -> None:
 
 def _ends_for_good(case: Case) -> None:
     for before, after in pairwise(case.versions):
-        if before.record.status.ended:
+        if before.record.status.ended and not only_moved(before.record, after.record):
             case.fail(f"its record says {before.record.status}, and then {after.record.status}")
 
 
@@ -106,10 +109,14 @@ def _acked_at_rest(case: Case) -> None:
     for source, time in case.evidence.removed.items():
         if source in case.evidence.purged or not _is_for(case, source):
             continue
-        kind = case.evidence.messages[source].headers.get(KIND, "")
+        due = source.stream == case.evidence.server.timers_stream.name
+        kind = DUE if due else case.evidence.messages[source].headers.get(KIND, "")
         published = case.evidence.published[source]
         covered = any(
-            _covers(v, holding.get(source), kind, published) for v in case.versions if v.time <= time
+            _covers(v, holding.get(source), kind, published)
+            or (not v.record.owner and is_moot(case, source, v.record.commits))
+            for v in case.versions
+            if v.time <= time
         )
         if not covered and not case.evidence.parked(source, time):
             case.fail(f"message {source} was acked at {time:.3f}, before the instance rested with it (L5)")
@@ -129,6 +136,5 @@ def _covers(version: Version, commit: int | None, kind: str, published: float) -
     if commit is not None:
         return record.commits >= commit
     # A start that joins, or a resume: at rest with a first commit is all they ask for.
-    return (
-        kind in ("", "resume", "retry") and record.commits > 0 and record.status is not InstanceStatus.QUEUED
-    )
+    queued = record.status is InstanceStatus.QUEUED and kind != DUE
+    return kind in ("", "resume", "retry", DUE) and record.commits > 0 and not queued

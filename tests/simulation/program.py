@@ -1,12 +1,15 @@
-"""Random programs: plain data that one workflow interprets, so that a seed is a whole run."""
+"""Programs: plain data that one workflow interprets, and random ones, so that a seed is a whole run."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from random import Random
 from typing import Any
 
 from romancy_nats import (
+    EventTimeoutError,
+    MessageTimeoutError,
     RetryPolicy,
     TerminalError,
     WorkflowContext,
@@ -19,9 +22,12 @@ from tests.simulation.record import Record
 
 Program = list[Any]
 """`["act", label, mode]`, `["par" | "group" | "seq", ops]`, `["try", op]`, `["sleep", seconds]`, `["timeout", s, op]`,
-`["cleanup", op, op]`, `["fail"]`."""
+`["cleanup", op, op]`, `["fail"]`, and those that wait for others: `["wait", type, key, timeout]`,
+`["listen", type, key, count, timeout]`, `["receive", channel, timeout]`, `["say", type, key, value]`, `["serve"]`."""
 
 RETRY = RetryPolicy(max_attempts=4, initial_interval=0.5, backoff_coefficient=3, jitter=0.2)
+PATIENT = RetryPolicy(max_attempts=4, initial_interval=8.0, backoff_coefficient=3, jitter=0.2)
+"""Between its attempts an instance rests."""
 
 
 @compensation(retry=RETRY)
@@ -48,7 +54,13 @@ async def limited(label: str, mode: str, seconds: float) -> str:
     return await _work(label, mode, seconds)
 
 
-KINDS = {"work": work, "plain": plain, "limited": limited}
+@activity(retry=PATIENT, name="patient")
+async def patient(label: str, mode: str, seconds: float) -> str:
+    """One piece of work with long pauses between its attempts."""
+    return await _work(label, mode, seconds)
+
+
+KINDS = {"work": work, "plain": plain, "limited": limited, "patient": patient}
 
 
 async def _work(label: str, mode: str, seconds: float) -> str:
@@ -114,7 +126,58 @@ async def _run(ctx: WorkflowContext, op: list[Any]) -> list[str]:  # noqa: C901 
         case ["fail"]:
             raise ValueError("as the program says")
         case _:
+            return await _wait(ctx, op)
+
+
+async def _wait(ctx: WorkflowContext, op: list[Any]) -> list[str]:
+    """The operations that have to do with others."""
+    match op:
+        case ["wait", type, key, timeout]:
+            try:
+                return [str((await ctx.wait_event(type, key=key, timeout=timeout)).data)]
+            except EventTimeoutError:
+                return ["no event"]
+        case ["listen", type, key, count, timeout]:
+            return await _listen(ctx, type, key, count, timeout)
+        case ["receive", channel, timeout]:
+            try:
+                return [str((await ctx.receive(channel, timeout)).data)]
+            except MessageTimeoutError:
+                return ["no message"]
+        case ["say", type, key, value]:
+            await ctx.send_event(type, value, key=key)
+            return []
+        case ["serve"]:
+            ctx.on_update("put", _putter(ctx), validate=_accepts)
+            return []
+        case _:
             raise AssertionError(f"no such operation: {op!r}")
+
+
+async def _listen(ctx: WorkflowContext, type: str, key: str | None, count: int, timeout: float) -> list[str]:
+    heard: list[str] = []
+    async with ctx.events(type, key) as events:
+        try:
+            for _ in range(count):
+                async with asyncio.timeout(timeout):
+                    heard.append(str((await anext(events)).data))
+        except TimeoutError:
+            heard.append("no more")
+    return heard
+
+
+def _putter(ctx: WorkflowContext) -> Callable[[str, float], Coroutine[Any, Any, str]]:
+    async def put(value: str, seconds: float) -> str:
+        if seconds:
+            await ctx.sleep(seconds)
+        return f"put {value}"
+
+    return put
+
+
+def _accepts(value: str, seconds: float) -> None:
+    if value.endswith("no"):
+        raise ValueError(f"not {value}")
 
 
 def make(dice: Random, size: int = 6) -> Program:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from random import Random
+from typing import Any
 
 from romancy_nats import Client, InstanceConflictError, InstanceStatus, WorkflowHandle
+from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.record import InstanceRecord
 from romancy_nats.errors import RomancyError, WorkflowError
 from romancy_nats.runtime.engine import Engine
 from romancy_nats.runtime.tuning import Tuning
@@ -18,13 +23,23 @@ from romancy_nats.testing.virtual_time import VirtualTimeLoop, clear
 from tests.simulation.case import CONFLICT, Told
 from tests.simulation.checker import check
 from tests.simulation.evidence import Evidence, trace
+from tests.simulation.kept import Kept
 from tests.simulation.leftovers import Leftovers
 from tests.simulation.program import Program, interpreter, make
 from tests.simulation.record import Ledgerbook, Record
+from tests.simulation.user import Speaker
+from tests.simulation.waits import SHARE, Sending, waiting
 
 TUNING = Tuning(
-    lease_ttl=15.0, ack_wait=16.0, sweep_every=60.0, grace=5.0, forward_timeout=4.0, max_takeovers=1_000_000
+    lease_ttl=15.0,
+    ack_wait=16.0,
+    sweep_every=60.0,
+    grace=5.0,
+    forward_timeout=4.0,
+    max_takeovers=1_000_000,
 )
+NEVER = 1e9
+ARCHIVE_AFTER = (0.0, 1.0, 30.0, NEVER)
 LONGEST = 14_400.0
 
 
@@ -39,7 +54,9 @@ class Plan:
     programs: list[Program]
     cancels: list[float | None]
     rivals: list[float | None] = field(default_factory=list[float | None])
+    sendings: list[list[Sending]] = field(default_factory=list[list[Sending]])
     purge_at: float | None = None
+    archive_after: float = NEVER
     heal_after: float = 300.0
     """Then nothing goes wrong any more: a worker that dies every few seconds would else never end a long activity."""
     crash_at: int | None = None
@@ -60,8 +77,6 @@ class Report:
     """How many boundaries the first process of each slot passed."""
     told: list[Told] = field(default_factory=list[Told])
     reached: Counter[str] = field(default_factory=Counter[str])
-    trace: str = ""
-    """A digest of all that happened: the same for the same seed, whatever ran before and however sets are ordered."""
     trace: str = ""
     """A digest of all that happened: the same for the same seed, whatever ran before and however sets are ordered."""
 
@@ -85,7 +100,18 @@ def plan(seed: int) -> Plan:
     if more.random() < 0.25:
         _storm(faults, more)
         plan.heal_after = 120.0
+    _wait(plan, Random(f"{seed}/waits"))
     return plan
+
+
+def _wait(plan: Plan, dice: Random) -> None:
+    """Some plans wait for others, too; some are archived while they are still looked at."""
+    if dice.random() >= SHARE:
+        return
+    plan.archive_after = dice.choice(ARCHIVE_AFTER)
+    made = [waiting(dice, f"i{number}", program) for number, program in enumerate(plan.programs)]
+    plan.programs = [each.program for each in made]
+    plan.sendings = [each.sendings for each in made]
 
 
 def leaning(seed: int, **faults: float) -> Plan:
@@ -145,13 +171,16 @@ def run(plan: Plan, plant: Callable[[Finished], None] | None = None) -> Report:
     # Finalizers run when the collector says so, which depends on what ran before in this process.
     collecting = gc.isenabled()
     gc.disable()
-    try:
-        return loop.run_until_complete(_whole(loop, plan, plant))
-    finally:
-        clear(loop)
-        loop.close()
-        if collecting:
-            gc.enable()
+    with warnings.catch_warnings():
+        # A workflow that is closed in its `finally` has made coroutines there that nobody runs any more.
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited")
+        try:
+            return loop.run_until_complete(_whole(loop, plan, plant))
+        finally:
+            clear(loop)
+            loop.close()
+            if collecting:
+                gc.enable()
 
 
 async def _whole(loop: VirtualTimeLoop, plan: Plan, plant: Callable[[Finished], None] | None) -> Report:
@@ -182,13 +211,14 @@ class _Run:
         self.plant = plant
         self.server = MemoryServer(seed=plan.seed, shards=2, replicas=plan.replicas, ack_wait=TUNING.ack_wait)
         self.leftovers = Leftovers()
-        self.evidence = Evidence(self.server)
+        self.evidence = Evidence(self.server, Kept(self.server))
         self.evidence.watch()
         self.book = Ledgerbook(loop)
         self.dice = Random(f"{plan.seed}/run")
         self.worlds: list[MemoryWorld] = []
         self.broken: list[str] = []
         self.over = False
+        loop.set_exception_handler(self._callback_raised)
         self.begins = {f"i{number}": self.dice.random() * 5 for number in range(len(plan.programs))}
         self.slots: list[asyncio.Task[None]] = []
 
@@ -197,8 +227,9 @@ class _Run:
         self.slots = [asyncio.create_task(self._slot(number)) for number in range(plan.workers)]
         told = [Told(f"i{number}", program) for number, program in enumerate(plan.programs)]
         users = [
-            asyncio.create_task(self._user(each, cancel))
-            for each, cancel in zip(told, plan.cancels, strict=True)
+            asyncio.create_task(self._user(each, cancel, sendings))
+            for each, cancel, sendings in zip_longest(told, plan.cancels, plan.sendings, fillvalue=None)
+            if each is not None
         ]
         for each, after in zip(told, plan.rivals, strict=False):
             if after is not None:
@@ -216,13 +247,17 @@ class _Run:
             elif (error := task.exception()) is not None:
                 self.broken.append(f"a user met {error!r}")
         await self._drained()
+        await self._read_again(told)
         first = {world.name: world.boundaries for world in self.worlds}
         boundaries = [first.get(f"w{slot}.1", 0) for slot in range(plan.workers)]
         self.over = True
         if self.plant is not None:
             self.plant(Finished(self.server, self.book, self.evidence, told))
         reached: Counter[str] = Counter()
-        found = await check(self.server, self.book, told, [interpreter], self.evidence, plan.faults, reached)
+        archived = plan.archive_after != NEVER
+        found = await check(
+            self.server, self.book, told, [interpreter], self.evidence, plan.faults, reached, archived
+        )
         violations = self.broken + found
         attempts = len(self.book.attempts)
         digest = trace(self.server, self.book, self.evidence)
@@ -230,10 +265,19 @@ class _Run:
             plan.seed, violations, plan.faults.fired, len(told), attempts, boundaries, told, reached, digest
         )
 
-    async def _user(self, told: Told, cancel: float | None) -> None:
+    def _callback_raised(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Nobody waits for a callback: without this its error would look like an answer that never came."""
+        if "handle" in context:
+            self.broken.append(f"a callback raised {context.get('exception')!r}")
+        else:
+            loop.default_exception_handler(context)
+
+    async def _user(self, told: Told, cancel: float | None, sendings: list[Sending] | None) -> None:
         """Start one instance twice over, perhaps cancel it, and wait for what becomes of it."""
         world = self.server.world(f"client-{told.id}", faults=_for_a_client(self.plan.faults))
         client = Client(world)
+        if sendings:
+            self.evidence.kept.look_at(InstanceKey(interpreter.name, told.id))
         await asyncio.sleep(self.begins[told.id])
         again = self.dice.random() < 0.3
         handle = await self._start(client, told)
@@ -244,6 +288,8 @@ class _Run:
             waiting.append(self._again(client, told))
         if cancel is not None:
             waiting.append(self._cancel(handle, told, cancel))
+        speaker = Speaker(client, handle, told, self.evidence.kept)
+        waiting += [speaker.say(sending) for sending in sendings or ()]
         await asyncio.gather(*waiting)
 
     async def _start(self, client: Client, told: Told) -> WorkflowHandle[str] | None:
@@ -281,6 +327,7 @@ class _Run:
             except RomancyError:
                 await asyncio.sleep(1)
                 continue
+            self.evidence.kept.ring(InstanceKey(interpreter.name, told.id))
             return
 
     async def _again(self, client: Client, told: Told) -> None:
@@ -319,9 +366,12 @@ class _Run:
             await asyncio.sleep(self.dice.random() * 10)
 
     async def _live(self, world: MemoryWorld, name: str) -> None:
-        engine = Engine(world, [interpreter], replace(TUNING, label=name))
+        engine = Engine(
+            world, [interpreter], replace(TUNING, label=name, archive_after=self.plan.archive_after)
+        )
         engine.workshop.state = Record(self.book, name)
         self.leftovers.follow(engine)
+        self.evidence.kept.follow(engine, name)
         task = world.spawn(self._engine(world, engine))
         if self.dice.random() < 0.3:
             world.spawn(self._drain(engine, self.dice.random() * 40))
@@ -341,7 +391,39 @@ class _Run:
 
     async def _drained(self) -> None:
         """Give the last acks, expiries and sweeps the time that they may take."""
-        for _ in range(40):
-            if not (self.server.start_stream.messages or self.server.messages_stream.messages):
+        server = self.server
+        streams = (server.start_stream, server.messages_stream, server.timers_stream, server.events.stream)
+        for _ in range(80):
+            if not any(stream.messages for stream in streams) and self._archived():
                 return
             await asyncio.sleep(10)
+
+    def _archived(self) -> bool:
+        """Whether all has left the ledger that has to."""
+        if self.plan.archive_after == NEVER:
+            return True
+        versions = [versions[-1] for shard in self.server.shards for versions in shard.records.values()]
+        return all(InstanceRecord.decode(last.data).sealed for last in versions)
+
+    async def _read_again(self, told: list[Told]) -> None:
+        """What a client sees that comes when all is over."""
+        client = Client(self.server.world("late", faults=Faults(seed=self.plan.seed)))
+        for each in told if self.plan.archive_after != NEVER else ():
+            if not each.acknowledged:
+                continue
+            handle = client.get(each.id, interpreter)
+            try:
+                each.reread = [commit.encode() for commit in await handle.history()]
+            except RomancyError as error:
+                self.broken.append(f"{each.id}: its history cannot be read any more: {error!r}")
+            await self._told_again(handle, each)
+
+    async def _told_again(self, handle: WorkflowHandle[str], told: Told) -> None:
+        rival = told.rival.outcome if told.rival is not None else ""
+        try:
+            await handle.result()
+            outcome = "completed"
+        except WorkflowError as error:
+            outcome = type(error).__name__
+        if outcome not in (told.outcome, rival):
+            self.broken.append(f"{told.id}: told {told.outcome!r} first and {outcome!r} when all was over")

@@ -7,6 +7,7 @@ import pytest
 from romancy_nats.testing.memory import Faults
 from tests.simulation.chunks import check_chunk, chunks
 from tests.simulation.schedule import Plan, plan, run
+from tests.simulation.waits import AT_THE_WAIT, Sending
 
 FOUND_SOMETHING = (16, 142, 245, 319, 365, 1111, 1188, 1207, 1407, 1519, 1617, 3820)
 """Seeds are only as lasting as the generator; what they found is kept as a mutant too, where one guard undoes it."""
@@ -33,7 +34,23 @@ PROGRAMS: dict[str, tuple[list[object], float | None]] = {
         ],
         None,
     ),
+    "waits": (
+        [
+            ["serve"],
+            ["par", [["wait", "news", "i0", None], ["receive", "a", None]]],
+            ["wait", "other", None, 3.5],
+            ["act", "patient", "p", "flaky1", 0.0],
+            ["listen", "news", None, 2, 4.0],
+        ],
+        None,
+    ),
 }
+SENDINGS = [
+    Sending("event", "news", "i0", AT_THE_WAIT, 0.2, again_every=20.0),
+    Sending("message", "a", None, AT_THE_WAIT, 0.5, again_every=20.0),
+    Sending("event", "other", "x", AT_THE_WAIT, 3.5),
+    Sending("update", "put", None, 1, 0.2, seconds=4.0),
+]
 
 
 @pytest.mark.parametrize("first", chunks(0))
@@ -52,6 +69,8 @@ def _sweep(program: str, replicas: int, workers: int, slot: int = 0, crash_at: i
     ops, cancel = PROGRAMS[program]
     plan = Plan(1, Faults(seed=1), replicas, workers, [ops], [cancel], scheduled=False)
     plan.crash_slot, plan.crash_at = slot, crash_at
+    if program == "waits":
+        plan.sendings, plan.archive_after = [SENDINGS], 1.0
     return plan
 
 

@@ -13,6 +13,7 @@ from romancy_nats.client import Client
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
 from romancy_nats.errors import WorkflowCancelledError
+from romancy_nats.jetstream.world import SystemChance
 from romancy_nats.ports import Held
 
 pytestmark = pytest.mark.anyio
@@ -45,7 +46,7 @@ class SlowDisk:
 
 async def test_a_record_slower_than_its_hint_is_not_waited_for_in_seconds() -> None:
     disk = SlowDisk(0.05)
-    world = SimpleNamespace(ledger=disk, wire=disk)
+    world = SimpleNamespace(ledger=disk, wire=disk, chance=SystemChance())
     handle = Client(cast("Any", world)).get("an id", "order")
     with pytest.raises(WorkflowCancelledError):
         await handle.result(timeout=1.0)

@@ -92,3 +92,50 @@ def test_an_incarnation_is_one_plain_token(incarnation: str) -> None:
         SUBJECTS.lease(incarnation)
     with pytest.raises(InvalidNameError):
         SUBJECTS.worker(incarnation)
+
+
+EVENT_TYPE = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda t: "." not in t),
+                      min_size=1, max_size=5).map(".".join).filter(lambda t: len(t) <= 255)  # fmt: skip
+
+
+@given(EVENT_TYPE, TEXT | st.none(), TEXT, TEXT, st.integers(0, 9))
+def test_events_and_registrations_of_any_name(
+    type: str, event_key: str | None, workflow: str, id: str, generation: int
+) -> None:
+    key = InstanceKey(workflow, id)
+    event, wait = SUBJECTS.event(type), SUBJECTS.wait(type, event_key, key, generation, "event:1")
+    assert TOKENS.fullmatch(event)
+    assert TOKENS.fullmatch(wait)
+    assert len(event) < 3500
+    assert len(wait) < 4000
+    assert SUBJECTS.read_event(event) == type
+    assert SUBJECTS.read_wait(wait) == (key, generation, "event:1")
+    assert wait.startswith(SUBJECTS.waits(type, event_key).removesuffix(">"))
+    for subject in (SUBJECTS.timer(key, generation), SUBJECTS.due(key, generation)):
+        assert TOKENS.fullmatch(subject)
+    assert SUBJECTS.read_target(SUBJECTS.due(key, generation)) == key
+
+
+@given(st.tuples(EVENT_TYPE, TEXT | st.none()), st.tuples(EVENT_TYPE, TEXT | st.none()))
+def test_registrations_of_other_types_and_keys_have_other_filters(
+    one: tuple[str, str | None], other: tuple[str, str | None]
+) -> None:
+    assert (SUBJECTS.waits(*one) == SUBJECTS.waits(*other)) == (one == other)
+
+
+@pytest.mark.parametrize("key", ["", "=", "==", "*", ">", "x" * 5000, "é" * 5000])
+def test_a_key_is_never_taken_for_any_key(key: str) -> None:
+    assert SUBJECTS.waits("a", key) != SUBJECTS.waits("a", None)
+    assert len(SUBJECTS.waits("a", key)) < 300
+
+
+@pytest.mark.parametrize("type", ["", ".", "a..b", ".a", "a.", "x" * 256])
+def test_an_event_type_is_checked(type: str) -> None:
+    with pytest.raises(InvalidNameError):
+        SUBJECTS.event(type)
+
+
+def test_events_of_other_spellings() -> None:
+    assert SUBJECTS.read_event("shop-1.event.größe.a=zz") == "größe.a=zz"
+    for odd in ("shop-1.event", "shop-1.event.*", "shop-1.event.a.>", "shop-1.event.a\ufffd"):
+        assert not SUBJECTS.read_event(odd)

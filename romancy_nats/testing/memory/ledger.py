@@ -83,6 +83,14 @@ class Shard:
         self._server.hub.commit(place.token, place.generation, place.n)
         return sequence
 
+    def expire_record(self, token: str, revision: int) -> None:
+        """Its retention has passed, unless somebody wrote it since."""
+        versions = self.records.get(token)
+        if versions and versions[-1].revision == revision:
+            del self.records[token]
+            self.keys.pop(token, None)
+            self.revisions.last.pop(token, None)
+
     def record(self, token: str, cutoff: float | None = None) -> StoredRecord | None:
         """The last version, or the last that is not younger than the cutoff."""
         for version in reversed(self.records.get(token, ())):

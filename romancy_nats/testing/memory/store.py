@@ -9,11 +9,13 @@ from random import Random
 from typing import Any
 
 from romancy_nats.ports import QueueKind
+from romancy_nats.testing.memory.events import EventLog
 from romancy_nats.testing.memory.faults import Faults
 from romancy_nats.testing.memory.leases import LeaseTable
 from romancy_nats.testing.memory.ledger import Shard
 from romancy_nats.testing.memory.process import Process
 from romancy_nats.testing.memory.stream import UNLIMITED, Consumer, Stream
+from romancy_nats.testing.memory.timers import TimerTable
 from romancy_nats.testing.memory.wire import Hub
 from romancy_nats.testing.memory.world import MemoryWorld, make_world
 
@@ -51,6 +53,7 @@ class MemoryServer:
         self._context = Context()
         self._up_at = 0.0
         self._numbers = 0
+        self.archived: dict[int, bytes] = {}
         self._make_streams(namespace.upper(), shards)
 
     def _make_streams(self, prefix: str, shards: int) -> None:
@@ -61,7 +64,10 @@ class MemoryServer:
         self.messages_stream = Stream(self, f"{prefix}_MESSAGES")
         self.timers_stream = Stream(self, f"{prefix}_TIMERS")
         self.dead_stream = Stream(self, f"{prefix}_DEAD", DEAD_WINDOW)
-        streams = (self.start_stream, self.messages_stream, self.timers_stream, self.dead_stream)
+        self.timers = TimerTable(self)
+        self.events = EventLog(self, f"{prefix}_EVENTS")
+        queues = (self.start_stream, self.messages_stream, self.timers_stream)
+        streams = (*queues, self.dead_stream, self.events.stream)
         self.streams = {stream.name: stream for stream in streams}
 
     def world(self, name: str, *, faults: Faults | None = None, skew: float = 0.0) -> MemoryWorld:

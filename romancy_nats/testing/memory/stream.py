@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from romancy_nats.ports import Duplicate
+
 if TYPE_CHECKING:
     from romancy_nats.testing.memory.store import MemoryServer
 
@@ -50,7 +52,7 @@ class Stream:
         now = self.server.loop.time()
         name = headers.get(MESSAGE_ID, "")
         if name and (seen := self._seen.get(name)) is not None and now - seen[1] < self._window:
-            return seen[0]
+            return Duplicate(seen[0])
         self.sequence += 1
         if name:
             self._seen[name] = (self.sequence, now)

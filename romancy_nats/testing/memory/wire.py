@@ -30,12 +30,27 @@ class Hub:
     def __init__(self, server: MemoryServer) -> None:
         self.server = server
         self.serving: dict[str, Served] = {}
+        self.sharing: dict[str, dict[Served, None]] = {}
         self.inboxes: dict[str, Inbox] = {}
         self.followers: dict[str, dict[Follower, None]] = {}
 
     def commit(self, token: str, generation: int, n: int) -> None:
         for follower in list(self.followers.get(token, ())):
             follower.tell(generation, n)
+
+    def announce(self, token: str, data: bytes) -> None:
+        for follower in list(self.followers.get(token, ())):
+            follower.announce(data)
+
+    def asked(self, name: str, *, shared: bool) -> Served | None:
+        """Who answers; one of those who share a workflow, in turn."""
+        if not shared:
+            return self.serving.get(name)
+        served = next(iter(sharing := self.sharing.get(name, {})), None)
+        if served is not None:
+            del sharing[served]
+            sharing[served] = None
+        return served
 
     def notice(self, inbox: str, data: bytes) -> None:
         if (found := self.inboxes.get(inbox)) is not None:
@@ -45,18 +60,22 @@ class Hub:
 class Served:
     """A worker that answers."""
 
-    def __init__(self, process: Process, incarnation: str, answerer: Answerer) -> None:
+    def __init__(self, process: Process, name: str, answerer: Answerer, *, shared: bool) -> None:
         self._process = process
-        self._incarnation = incarnation
+        self._name = name
         self._answerer = answerer
         self._at_work: dict[asyncio.Task[None], None] = {}
-        process.server.hub.serving[incarnation] = self
+        if shared:
+            process.server.hub.sharing.setdefault(name, {})[self] = None
+        else:
+            process.server.hub.serving[name] = self
         process.subscriptions[self] = None
 
     def close(self) -> None:
-        serving = self._process.server.hub.serving
-        if serving.get(self._incarnation) is self:
-            del serving[self._incarnation]
+        hub = self._process.server.hub
+        hub.sharing.get(self._name, {}).pop(self, None)
+        if hub.serving.get(self._name) is self:
+            del hub.serving[self._name]
         self._process.subscriptions.pop(self, None)
 
     def hear(self, question: bytes, told: Told) -> None:
@@ -113,10 +132,17 @@ class Inbox:
 class Follower:
     """A client that watches an instance."""
 
-    def __init__(self, process: Process, token: str, seen: Callable[[int, int], None]) -> None:
+    def __init__(
+        self,
+        process: Process,
+        token: str,
+        seen: Callable[[int, int], None],
+        heard: Callable[[bytes], None] | None,
+    ) -> None:
         self._process = process
         self._token = token
         self._seen = seen
+        self._heard = heard
         process.server.hub.followers.setdefault(token, {})[self] = None
         process.subscriptions[self] = None
 
@@ -136,6 +162,14 @@ class Follower:
         if self in self._process.subscriptions and self._process.alive_here():
             self._seen(generation, n)
 
+    def announce(self, data: bytes) -> None:
+        if self._heard is not None and not self._process.dice.hit("lost_notice"):
+            self._process.here(self._process.dice.delay(), self._announced, self._heard, data)
+
+    def _announced(self, heard: Callable[[bytes], None], data: bytes) -> None:
+        if self in self._process.subscriptions and self._process.alive_here():
+            heard(data)
+
 
 class MemoryWire:
     """Implements `ports.Wire` for one process."""
@@ -144,18 +178,21 @@ class MemoryWire:
         self._process = process
         self._hub = process.server.hub
 
-    async def serve(self, incarnation: str, answer: Answerer) -> Callable[[], Awaitable[None]]:
+    async def serve(
+        self, name: str, answer: Answerer, *, shared: bool = False
+    ) -> Callable[[], Awaitable[None]]:
         await self._process.boundary()
-        return Served(self._process, incarnation, answer).stop
+        return Served(self._process, name, answer, shared=shared).stop
 
-    async def ask(self, incarnation: str, question: bytes, timeout: float) -> bytes | None:
+    async def ask(self, name: str, question: bytes, timeout: float, *, shared: bool = False) -> bytes | None:
         process = self._process
         await process.boundary()
         answered: asyncio.Future[bytes | None] = process.loop.create_future()
         told = partial(process.here, 0, _settle, answered)
         way = process.dice.delay()
         if not process.dice.hit("lost_ask"):
-            process.server.after(way, self._arrive, incarnation, question, told)
+            arrive = partial(self._arrive, name, question, told, shared=shared)
+            process.server.after(way, arrive)
         try:
             async with asyncio.timeout(timeout):
                 answer = await answered
@@ -164,10 +201,10 @@ class MemoryWire:
         await process.boundary()
         return answer
 
-    def _arrive(self, incarnation: str, question: bytes, told: Told) -> None:
+    def _arrive(self, name: str, question: bytes, told: Told, *, shared: bool) -> None:
         if self._hub.server.down:
             return
-        served = self._hub.serving.get(incarnation)
+        served = self._hub.asked(name, shared=shared)
         if served is None:
             told(None)  # no responders: the server says so at once
         else:
@@ -177,6 +214,10 @@ class MemoryWire:
         if _INBOXES.fullmatch(inbox):
             self._process.tell(partial(self._hub.notice, inbox, data), "lost_notice")
 
+    def announce(self, key: InstanceKey, data: bytes) -> None:
+        if self._hub.followers.get(key.token):
+            self._process.tell(partial(self._hub.announce, key.token, data), "lost_notice")
+
     def expect(self, notice: Callable[[bytes], None]) -> tuple[str, Callable[[], None]]:
         inbox = Inbox(self._process, notice)
         if self._process.dead:
@@ -184,10 +225,13 @@ class MemoryWire:
         return inbox.subject, inbox.close
 
     async def follow(
-        self, key: InstanceKey, seen: Callable[[int, int], None]
+        self,
+        key: InstanceKey,
+        seen: Callable[[int, int], None],
+        heard: Callable[[bytes], None] | None = None,
     ) -> Callable[[], Awaitable[None]]:
         await self._process.boundary()
-        return Follower(self._process, key.token, seen).stop
+        return Follower(self._process, key.token, seen, heard).stop
 
 
 def _settle(future: asyncio.Future[bytes | None], answer: bytes | None) -> None:

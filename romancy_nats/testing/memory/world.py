@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from romancy_nats.ports import World
+from romancy_nats.testing.memory.archive import MemoryArchive
+from romancy_nats.testing.memory.events import MemoryEvents
 from romancy_nats.testing.memory.faults import Faults
 from romancy_nats.testing.memory.leases import MemoryLeases
 from romancy_nats.testing.memory.ledger import MemoryLedger
 from romancy_nats.testing.memory.orphans import MemoryOrphans
 from romancy_nats.testing.memory.process import Process
 from romancy_nats.testing.memory.queues import MemoryQueues
+from romancy_nats.testing.memory.timers import MemoryTimers
 from romancy_nats.testing.memory.wire import MemoryWire
 
 T = TypeVar("T")
@@ -109,6 +112,9 @@ def make_world(process: Process, skew: float) -> MemoryWorld:
         orphans=MemoryOrphans(process),
         leases=MemoryLeases(process),
         wire=MemoryWire(process),
+        timers=MemoryTimers(process),
+        events=MemoryEvents(process),
+        archive=MemoryArchive(process),
         clock=MemoryClock(process, skew),
         chance=MemoryChance(process),
         process=process,

@@ -1,0 +1,130 @@
+"""Queries and updates: the handlers that workflow code registered, and the updates that wait for one."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from romancy_nats.core.events import Command, UpdateAnswered, UpdateRequested
+from romancy_nats.core.eviction import refuse_call
+from romancy_nats.core.failure import Failure
+from romancy_nats.core.parameters import Parameters
+from romancy_nats.core.plain import decode_plain, encode_plain
+from romancy_nats.errors import ConfigurationError, QueryError, RomancyError
+
+
+@dataclass(slots=True)
+class Handler:
+    """A function that callers outside may reach by name."""
+
+    fn: Callable[..., Any]
+    parameters: Parameters
+    validate: Callable[..., object] | None = None
+
+
+class Handlers:
+    """Queries answer at once and change nothing; updates run as tasks of the workflow and are recorded."""
+
+    def __init__(self, emit: Callable[[Command], None], spawn: Callable[[Any], asyncio.Task[Any]]) -> None:
+        self._emit = emit
+        self._spawn = spawn
+        self._queries: dict[str, Handler] = {}
+        self._updates: dict[str, Handler] = {}
+        self._early: list[UpdateRequested] = []
+        self.running: dict[str, UpdateRequested] = {}
+        self.inboxes: dict[str, str] = {}
+        """Where the callers of updates wait."""
+
+    def close(self) -> None:
+        """The code is evicted: nothing is to refer to whom it belonged."""
+        self._emit = self._spawn = refuse_call
+        self._queries.clear()
+        self._updates.clear()
+
+    def on_query(self, name: str, fn: Callable[..., Any]) -> None:
+        """Answer queries of this name with `fn`."""
+        if not callable(fn):
+            raise ConfigurationError(f"ctx.on_query({name!r}, …) takes a function")
+        self._queries[name] = Handler(fn, Parameters(fn))
+
+    def on_update(self, name: str, fn: Callable[..., Any], validate: Callable[..., object] | None) -> None:
+        """Carry out updates of this name with `fn`; those that came too early begin now, in order."""
+        if not callable(fn):
+            raise ConfigurationError(f"ctx.on_update({name!r}, …) takes a function")
+        self._updates[name] = Handler(fn, Parameters(fn), validate)
+        early, self._early = self._early, []
+        for request in early:
+            self.update(request)
+
+    def query(self, name: str, body: object) -> bytes:
+        """The answer to a query, encoded; raises QueryError."""
+        handler = self._queries.get(name)
+        if handler is None:
+            known = ", ".join(sorted(self._queries)) or "none yet"
+            raise QueryError(f"the workflow answers no query {name!r} (it knows: {known})")
+        try:
+            args, kwargs = handler.parameters.decode(handler.parameters.from_plain(body))
+            answer = handler.fn(*args, **kwargs)
+            if inspect.iscoroutine(answer):
+                answer = _at_once(answer, name)
+            return encode_plain(answer, f"the answer of query {name!r}")
+        except QueryError:
+            raise
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
+            raise QueryError(f"query {name!r} failed: {type(error).__name__}: {error}") from error
+
+    def update(self, request: UpdateRequested) -> None:
+        """An update arrived: begin it, or keep it until its handler is there."""
+        self.running[request.id] = request
+        if request.reply_to:
+            self.inboxes[request.id] = request.reply_to
+        handler = self._updates.get(request.name)
+        if handler is None:
+            self._early.append(request)
+            return
+        self._spawn(self._carry_out(handler, request))
+
+    async def _carry_out(self, handler: Handler, request: UpdateRequested) -> None:
+        try:
+            body = decode_plain(request.input)
+            args, kwargs = handler.parameters.decode(handler.parameters.from_plain(body))
+            if handler.validate is not None:
+                handler.validate(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - whatever the validator raises is its refusal
+            self._answer(UpdateAnswered(request.id, failure=Failure.of(error).encode(), rejected=True))
+            return
+        what = f"the result of update {request.name!r}"
+        try:
+            result = handler.fn(*args, **kwargs)
+            if inspect.isawaitable(result):
+                result = await result
+            answered = UpdateAnswered(request.id, result=encode_plain(result, what))
+        except Exception as error:  # noqa: BLE001 - the caller gets it; the workflow goes on
+            answered = UpdateAnswered(request.id, failure=Failure.of(error).encode())
+        self._answer(answered)
+
+    def _answer(self, answered: UpdateAnswered) -> None:
+        if self.running.pop(answered.id, None) is not None:
+            self._emit(answered)
+
+    def reject_all(self) -> None:
+        """The instance ends: nobody will carry out what is left."""
+        if not self.running:
+            return
+        failure = Failure.of(RomancyError("the instance ended before the update was carried out")).encode()
+        for id in list(self.running):
+            self._answer(UpdateAnswered(id, failure=failure, rejected=True))
+        self._early.clear()
+
+
+def _at_once(coroutine: Any, name: str) -> Any:
+    """A query handler may be `async def`, but it has nothing to wait for."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return done.value
+    coroutine.close()
+    raise QueryError(f"query {name!r} waits for something; a query only looks")

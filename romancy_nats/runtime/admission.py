@@ -1,0 +1,67 @@
+"""Whether something that arrived is for the workflow to see now, later, or not at all. Looks only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeGuard
+
+from romancy_nats.core.events import (
+    ActivityAttemptFailed,
+    ActivityCompleted,
+    ActivityFailed,
+    Delivered,
+    EventReceived,
+    MessageReceived,
+    TimerFired,
+    UpdateRequested,
+)
+from romancy_nats.core.execution import Execution
+from romancy_nats.runtime.owner import HeldDelivery
+
+if TYPE_CHECKING:
+    from romancy_nats.runtime.instance import Instance
+
+LONGEST_GAP = 3
+"""Times the ack wait: so long an earlier message of the same sender is waited for."""
+
+
+def is_moot(execution: Execution, event: Delivered) -> bool:
+    """Whether nobody waits for it any more: a late result, a timer that was stopped, a wait that is over."""
+    if isinstance(event, ActivityCompleted | ActivityFailed | ActivityAttemptFailed):
+        return event.id not in execution.activities
+    if isinstance(event, TimerFired):
+        return event.id not in execution.timers
+    if isinstance(event, EventReceived):
+        return event.wait not in execution.waiting.open
+    return False
+
+
+def is_early(instance: Instance, event: Delivered, held: HeldDelivery) -> bool:
+    """Whether an earlier message of the same sender is still on its way; one that is lost is not waited for."""
+    if not isinstance(event, MessageReceived) or not event.order:
+        return False
+    waited = instance.owner.world.clock.now() - held.delivery.time / 1_000_000
+    if waited >= LONGEST_GAP * instance.owner.tuning.ack_wait:
+        return False
+    return instance.execution.waiting.out_of_order(event.sender, event.order)
+
+
+def is_over(
+    event: Delivered,
+) -> TypeGuard[ActivityCompleted | ActivityFailed | ActivityAttemptFailed]:
+    """Whether it says that the attempts of an activity have come to an end, for good or until their next time."""
+    if isinstance(event, ActivityAttemptFailed):
+        return bool(event.retry_at)
+    return isinstance(event, ActivityCompleted | ActivityFailed)
+
+
+def weight(event: Delivered) -> int:
+    """About how many bytes it takes in a commit."""
+    if isinstance(event, ActivityCompleted):
+        return len(event.result) + 64
+    if isinstance(event, ActivityFailed | ActivityAttemptFailed):
+        return len(event.failure) + 64
+    if isinstance(event, EventReceived | MessageReceived):
+        return len(event.data) + 512
+    if isinstance(event, UpdateRequested):
+        return len(event.input) + 512
+    return 512

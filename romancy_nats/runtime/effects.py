@@ -1,0 +1,125 @@
+"""What an owned instance has under way: attempts, timers, registrations. Begun only after their commit (L2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from weakref import ref
+
+from romancy_nats.core.events import (
+    ActivityAbandoned,
+    ActivityAttemptFailed,
+    ActivityScheduled,
+    Event,
+    TimerCancelled,
+    TimerFired,
+    TimerStarted,
+    UpdateAnswered,
+    WaitEnded,
+    WaitStarted,
+)
+from romancy_nats.runtime.alarms import Alarms
+from romancy_nats.runtime.attempts import Attempts
+from romancy_nats.runtime.registrations import Registrations
+
+if TYPE_CHECKING:
+    from romancy_nats.runtime.instance import Instance
+
+_MICROSECONDS = 1_000_000
+_RETRY = "retry:"
+
+
+class Effects:
+    """The effects of one instance."""
+
+    def __init__(self, instance: Instance) -> None:
+        self._of = ref(instance)
+        self.attempts: dict[str, Attempts] = {}
+        self.alarms = Alarms(instance.owner.world.clock)
+        self.registrations = Registrations(instance)
+
+    @property
+    def _instance(self) -> Instance:
+        # Weakly: what ends is freed at once, without the collector.
+        instance = self._of()
+        assert instance is not None
+        return instance
+
+    def carry_out(self, batch: list[Event]) -> None:
+        """Begin what a commit asked for."""
+        for event in batch:
+            if isinstance(event, ActivityScheduled):
+                self.begin(event.id)
+            elif isinstance(event, ActivityAbandoned):
+                self.give_up(event.id)
+            elif isinstance(event, TimerStarted):
+                self.arm(event.id)
+            elif isinstance(event, TimerCancelled):
+                self.alarms.cancel(event.id)
+            elif isinstance(event, ActivityAttemptFailed):
+                if event.retry_at and event.id in self._instance.execution.activities:
+                    self._retry_later(event.id, event.retry_at)
+            else:
+                self._tell_others(event)
+
+    def _tell_others(self, event: Event) -> None:
+        if isinstance(event, WaitStarted):
+            self.registrations.begin(event)
+        elif isinstance(event, WaitEnded):
+            self.registrations.end(event.id)
+        elif isinstance(event, UpdateAnswered):
+            self._instance.owner.update_answered(self._instance, event)
+
+    def begin(self, id: str) -> None:
+        """Begin the attempts of a scheduled activity, or wait for the time of its next one."""
+        instance = self._instance
+        pending = instance.execution.activities.get(id)
+        if pending is None or instance.stopping or not instance.owner.lease.valid():
+            return
+        if pending.retry_at > instance.owner.world.clock.now() * _MICROSECONDS:
+            self._retry_later(id, pending.retry_at)
+            return
+        generation = instance.record.generation
+        attempts = Attempts(instance.owner.workshop, instance.key, generation, pending, instance)
+        self.attempts[id] = attempts
+        attempts.task = instance.owner.spawn(attempts.run())
+
+    def give_up(self, id: str) -> None:
+        """Nobody wants its result any more."""
+        attempts = self.attempts.pop(id, None)
+        if attempts is not None:
+            attempts.give_up()
+
+    def arm(self, id: str) -> None:
+        """Start a local timer."""
+        timer = self._instance.execution.timers.get(id)
+        if timer is not None and not self._instance.stopping:
+            self.alarms.set(id, round(timer.when() * _MICROSECONDS), self._fired)
+
+    def _fired(self, id: str) -> None:
+        timer = self._instance.execution.timers.get(id)
+        if timer is not None:
+            # Its time has come, even if somebody sets the clock back before the commit is made (L8).
+            self._instance.last_time = max(self._instance.last_time, round(timer.when() * _MICROSECONDS))
+            self._instance.give(TimerFired(id))
+
+    def _retry_later(self, id: str, due: int) -> None:
+        if not self._instance.stopping:
+            self.alarms.set(_RETRY + id, due, lambda alarm: self.begin(alarm.removeprefix(_RETRY)))
+
+    def fire_due(self, now: int) -> None:
+        """Let everything fire that is due by the server's clock, which woke the instance (L8)."""
+        instance = self._instance
+        instance.last_time = max(instance.last_time, now)
+        for id, timer in list(instance.execution.timers.items()):
+            if round(timer.when() * _MICROSECONDS) <= now:
+                self.alarms.cancel(id)
+                instance.expect(TimerFired(id))
+        for pending in instance.execution.activities.values():
+            pending.retry_at = 0 if pending.retry_at <= now else pending.retry_at
+
+    def stop(self) -> None:
+        """Give up all attempts and timers."""
+        for attempts in list(self.attempts.values()):
+            attempts.give_up()
+        self.attempts.clear()
+        self.alarms.clear()

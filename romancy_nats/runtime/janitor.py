@@ -1,0 +1,93 @@
+"""Moves ended instances out of the ledger, off the hot path and idempotently. Live ones are never touched."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from romancy_nats.core.ids import InstanceKey
+from romancy_nats.errors import RomancyError, ServerUnavailableError
+from romancy_nats.ports import Held
+from romancy_nats.runtime.writing import read_commits, read_record, write_record
+
+if TYPE_CHECKING:
+    from romancy_nats.runtime.engine import Engine
+
+_log = logging.getLogger("romancy.worker")
+_MOST_REMEMBERED = 50_000
+_AT_ONCE = 4
+_PAUSE = 1.0
+
+
+class Janitor:
+    """Archives what ended on this worker after a while; the sweep finds what a dead worker left behind."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._ended: OrderedDict[InstanceKey, float] = OrderedDict()
+        self._news = asyncio.Event()
+
+    def ended(self, key: InstanceKey) -> None:
+        """An instance has ended: its turn comes after `archive_after` seconds."""
+        if len(self._ended) < _MOST_REMEMBERED and key not in self._ended:
+            self._ended[key] = self._engine.world.clock.monotonic() + self._engine.tuning.archive_after
+            self._news.set()
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        while True:
+            if not self._ended:
+                self._news.clear()
+                await self._news.wait()
+            now = self._engine.world.clock.monotonic()
+            batch = [key for key, due in self._first() if due <= now]
+            if not batch:
+                await asyncio.sleep(_PAUSE)
+                continue
+            async with asyncio.TaskGroup() as group:
+                for key in batch:
+                    del self._ended[key]
+                    group.create_task(self._tidy_guarded(key))
+
+    def _first(self) -> list[tuple[InstanceKey, float]]:
+        return [pair for _, pair in zip(range(_AT_ONCE), self._ended.items(), strict=False)]
+
+    async def _tidy_guarded(self, key: InstanceKey) -> None:
+        try:
+            await self.tidy(key)
+        except ServerUnavailableError:
+            self.ended(key)
+        except RomancyError as error:
+            _log.warning("%r could not be archived (%s); the sweep tries again", key, error)
+
+    async def tidy(self, key: InstanceKey) -> None:
+        """Archive, point to the archive, clear the ledger, seal the record: each step may be done again."""
+        held = await read_record(self._engine.world, key)
+        if held is None or not held.record.status.ended or held.record.owner or held.record.sealed:
+            return
+        if held.record.commits and not held.record.archived:
+            pointed = await self._copy(key, held)
+            if pointed is None:
+                return
+            held = pointed
+        if held.record.commits and not await self._engine.world.archive.clear(key, held.record.generation):
+            return
+        sealed = replace(held.record, sealed=True)
+        ttl = sealed.retention or self._engine.tuning.retention
+        await self._engine.world.archive.seal(key, sealed, held.revision, ttl)
+
+    async def _copy(self, key: InstanceKey, held: Held) -> Held | None:
+        world, record = self._engine.world, held.record
+        commits = await read_commits(world, key, record.generation)
+        if len(commits) != record.commits:
+            _log.error("%r: %d commits, the record says %d; left alone", key, len(commits), record.commits)
+            return None
+        places = await world.archive.store(key, record.generation, commits)
+        if places is None:
+            return None
+        pointed = replace(record, archived=list(places))
+        reply = await write_record(world, key, pointed, held.revision)
+        return Held(pointed, reply) if isinstance(reply, int) else None

@@ -1,0 +1,110 @@
+"""Messages to instances as one client sends them: each once, in order per instance. Composes; the client publishes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakValueDictionary
+
+from romancy_nats.core.headers import CHANNEL, CONTENT_TYPE, METADATA, ORDER, REPLY_TO, SENDER, UPDATE
+from romancy_nats.core.ids import InstanceKey, encode_token
+from romancy_nats.core.limits import fitting
+from romancy_nats.core.plain import VALUE, encode_plain
+from romancy_nats.errors import ConfigurationError, PayloadError
+from romancy_nats.ports import Duplicate, Message
+
+_MOST_REMEMBERED = 10_000
+
+
+@dataclass(slots=True)
+class _Line:
+    """The messages to one generation of an instance: the number of the last that is stored."""
+
+    generation: int
+    last: int = 0
+
+
+class Outbox:
+    """Sends messages on channels; `send` returns once a message is durable, with its sequence."""
+
+    def __init__(self, sender: str, send: Callable[[Message], Awaitable[int]]) -> None:
+        self._sender = sender
+        self._send = send
+        self._lines: OrderedDict[InstanceKey, _Line] = OrderedDict()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def turn(self, id: str) -> asyncio.Lock:
+        """Whoever sends to an instance holds it: sends that are begun at once keep the order of their calls."""
+        return self._turns.setdefault(id, asyncio.Lock())
+
+    async def put(
+        self,
+        key: InstanceKey,
+        generation: int,
+        channel: str,
+        data: object,
+        metadata: Mapping[str, Any] | None,
+        message_id: str,
+    ) -> None:
+        """One message after the other to an instance (see `turn`); a number counts only once it is stored."""
+        body = encode_plain(data, f"the message on {channel!r}")
+        line = self._line(key, generation)
+        order = line.last + 1
+        message = channel_message(key, channel, body, self._sender, order, message_id, metadata)
+        if not isinstance(await self._send(message), Duplicate):
+            line.last = order
+
+    def _line(self, key: InstanceKey, generation: int) -> _Line:
+        line = self._lines.get(key)
+        if line is None or line.generation != generation:
+            # A new generation knows nothing of what was sent to the one before.
+            line = self._lines[key] = _Line(generation)
+        self._lines.move_to_end(key)
+        if len(self._lines) > _MOST_REMEMBERED:
+            # Beginning again at 1 is harmless: a number that was there before is never early.
+            self._lines.popitem(last=False)
+        return line
+
+
+def channel_message(
+    key: InstanceKey,
+    channel: str,
+    body: bytes,
+    sender: str,
+    order: int,
+    message_id: str,
+    metadata: Mapping[str, Any] | None = None,
+) -> Message:
+    """A message on a channel; `order` counts what this sender sends to this instance."""
+    headers = {
+        CHANNEL: _name(channel, "a channel"),
+        SENDER: encode_token(sender),
+        ORDER: str(order),
+        CONTENT_TYPE: VALUE,
+    }
+    if metadata:
+        headers[METADATA] = _json(metadata)
+    return Message(key, "message", body, message_id, headers)
+
+
+def update_message(key: InstanceKey, name: str, body: bytes, message_id: str, inbox: str) -> Message:
+    """The request to carry out an update, answered at the inbox."""
+    headers = {UPDATE: _name(name, "an update"), REPLY_TO: inbox, CONTENT_TYPE: VALUE}
+    return Message(key, "update", fitting(body, f"the arguments of update {name!r}"), message_id, headers)
+
+
+def _name(name: str, what: str) -> str:
+    if not name:
+        raise ConfigurationError(f"{what} has a name")
+    return encode_token(name)
+
+
+def _json(metadata: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(dict(metadata), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise PayloadError(f"the metadata of a message is a JSON object: {error}") from error

@@ -1,0 +1,47 @@
+"""What an instance needs from the worker that owns it, and what it holds for others. Protocol and plain data only."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from romancy_nats.core.events import UpdateAnswered
+from romancy_nats.ports import Delivery, World
+from romancy_nats.runtime.attempts import Workshop
+from romancy_nats.runtime.lease import Lease
+from romancy_nats.runtime.pace import Pace
+from romancy_nats.runtime.tuning import Tuning
+
+if TYPE_CHECKING:
+    from romancy_nats.runtime.instance import Instance
+
+
+class Owner(Protocol):
+    """What an instance needs from the worker that owns it."""
+
+    world: World
+    tuning: Tuning
+    lease: Lease
+    workshop: Workshop
+    pace: Pace
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]: ...
+    def turn_over(self, instance: Instance) -> None:
+        """The instance has ended, stalled, or has nothing left to wait for: bring it to rest."""
+
+    def update_answered(self, instance: Instance, answered: UpdateAnswered) -> None:
+        """Tell whoever waits for an update; it is recorded."""
+
+    def memory_lost(self, instance: Instance) -> None:
+        """A write was refused: the memory is worthless; look at the record again (L3)."""
+
+
+@dataclass(slots=True)
+class HeldDelivery:
+    """A message that is acknowledged when the instance rests. `commit` is the one that holds it, 0 for none yet."""
+
+    delivery: Delivery
+    commit: int = 0
+    moot: bool = False

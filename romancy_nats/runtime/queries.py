@@ -1,0 +1,175 @@
+"""Queries: from whoever has the workflow in memory, else from a replay of its history. Claims and writes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgpack
+
+from romancy_nats.core.execution import Execution
+from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.plain import decode_plain, encode_plain
+from romancy_nats.core.record import InstanceRecord
+from romancy_nats.errors import PayloadError, QueryError, RomancyError
+from romancy_nats.runtime.instance import Instance
+from romancy_nats.runtime.tail import recorded
+from romancy_nats.runtime.writing import read_record
+
+if TYPE_CHECKING:
+    from romancy_nats.runtime.engine import Engine
+
+_log = logging.getLogger("romancy.worker")
+_YIELD_EVERY = 200
+_FORWARDED_WITHIN = 5.0
+
+ANSWERED, FAILED, NOT_BEGUN, ELSEWHERE = range(4)
+
+
+class Question(NamedTuple):
+    """What a client asks. `body` is a payload, `{"args": …, "kwargs": …}`; `forwarded`: to the owner alone."""
+
+    workflow: str
+    id: str
+    name: str
+    body: bytes
+    forwarded: bool = False
+
+    def encode(self) -> bytes:
+        """The bytes of a question; that of a forwarded message has four fields."""
+        return msgpack.packb(self)
+
+
+class Answer(NamedTuple):
+    """`data` is the answer as a payload, or the reason why there is none as text."""
+
+    kind: int
+    data: bytes = b""
+
+    def encode(self) -> bytes:
+        """The bytes of an answer."""
+        return msgpack.packb(self)
+
+    @staticmethod
+    def decode(data: bytes) -> Answer:
+        """Raises QueryError when it is none."""
+        try:
+            kind, payload = msgpack.unpackb(data)
+        except (ValueError, TypeError, msgpack.UnpackException) as error:
+            raise QueryError("the worker's answer cannot be read; does it run another release?") from error
+        return Answer(kind, payload)
+
+
+class Queries:
+    """Answers the queries that reach one worker."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def answer(self, data: bytes) -> bytes:
+        """One question in, one answer out."""
+        try:
+            question = Question(*msgpack.unpackb(data))
+            key = InstanceKey(question.workflow, question.id)
+            body = decode_plain(question.body)
+        except (RomancyError, ValueError, TypeError, msgpack.UnpackException) as error:
+            return Answer(FAILED, f"the query cannot be read: {error}".encode()).encode()
+        try:
+            answer = await self._answer(key, question, body)
+        except QueryError as error:
+            answer = Answer(FAILED, str(error).encode())
+        except RomancyError as error:
+            _log.warning("query %r of %r cannot be answered: %s", question.name, key, error)
+            answer = Answer(FAILED, f"{type(error).__name__}: {error}".encode())
+        return answer.encode()
+
+    async def _answer(self, key: InstanceKey, question: Question, body: object) -> Answer:
+        if key.workflow not in self._engine.workflows:
+            raise QueryError(f"this worker has no workflow {key.workflow!r}")
+        answer = await self._from_memory(key, question, body)
+        if answer is not None:
+            return answer
+        if question.forwarded:
+            return Answer(ELSEWHERE)
+        held = await read_record(self._engine.world, key)
+        if held is None:
+            return Answer(NOT_BEGUN)
+        asleep = self._engine.asleep.get(key)
+        if asleep is not None and asleep.revision == held.revision and asleep.stalled is None:
+            # The record is as it left it: nobody else has been at work since.
+            return self._ask(asleep, question.name, body)
+        owner = held.record.owner
+        if owner and owner != self._engine.lease.incarnation:
+            answer = await self._from_owner(owner, question)
+            if answer is not None:
+                return answer
+        return await self._from_history(key, held.record, question, body)
+
+    async def _from_memory(self, key: InstanceKey, question: Question, body: object) -> Answer | None:
+        """The answer of an instance that this worker owns, once what it rests on is recorded (L2)."""
+        instance = self._engine.instances.get(key)
+        if instance is None or instance.stalled is not None or not self._engine.lease.valid():
+            return None
+        if not instance.execution.begun:
+            return Answer(NOT_BEGUN)
+        answer = self._ask(instance, question.name, body)
+        return answer if await instance.confirmed() else None
+
+    def _ask(self, instance: Instance, name: str, body: object) -> Answer:
+        try:
+            return _fitting(instance.execution.query(name, body), self._engine.tuning.max_message)
+        finally:
+            if instance.execution.disturbed:
+                self._forget(instance)
+
+    def _forget(self, instance: Instance) -> None:
+        """A query handler woke the workflow up: what it did is in no history, so this memory is not used again."""
+        _log.error(
+            "%r: a query handler changed the workflow; it is loaded anew from its history", instance.key
+        )
+        if self._engine.asleep.get(instance.key) is instance:
+            del self._engine.asleep[instance.key]
+            instance.close()
+        else:
+            self._engine.memory_lost(instance)
+
+    async def _from_owner(self, owner: str, question: Question) -> Answer | None:
+        forwarded = question._replace(forwarded=True)
+        data = await self._engine.world.wire.ask(owner, forwarded.encode(), _FORWARDED_WITHIN)
+        if data is None:
+            return None
+        answer = Answer.decode(data)
+        return None if answer.kind == ELSEWHERE else answer
+
+    async def _from_history(
+        self, key: InstanceKey, record: InstanceRecord, question: Question, body: object
+    ) -> Answer:
+        commits = await recorded(self._engine.world, key, record)
+        if not commits:
+            return Answer(NOT_BEGUN)
+        execution: Execution = self._engine.execution(key, record.generation)
+        try:
+            for index, commit in enumerate(commits):
+                execution.replay(commit)
+                if index % _YIELD_EVERY == _YIELD_EVERY - 1:
+                    await asyncio.sleep(0)
+            return _fitting(execution.query(question.name, body), self._engine.tuning.max_message)
+        finally:
+            execution.evict()
+
+
+def _fitting(answer: bytes, most: int) -> Answer:
+    if len(answer) > most:
+        raise QueryError(f"the answer has {len(answer):,} bytes, more than the {most:,} of a message")
+    return Answer(ANSWERED, answer)
+
+
+def ask_body(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    """The arguments of a query or update; raises PayloadError."""
+    if not args and not kwargs:
+        return b""
+    try:
+        return encode_plain({"args": list(args), "kwargs": kwargs}, "the arguments")
+    except PayloadError as error:
+        raise PayloadError(f"{error}; pass plain values, models or dataclasses") from error

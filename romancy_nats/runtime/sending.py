@@ -1,0 +1,69 @@
+"""What a worker lends to the activities behind `ctx.send_event` and `ctx.send_to`. Nothing else is sent here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+from romancy_nats.core import sending
+from romancy_nats.core.cloudevents import Event
+from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.plain import encode_plain
+from romancy_nats.core.record import InstanceRecord
+from romancy_nats.errors import InstanceEndedError, InstanceNotFoundError, PayloadError, StorageError
+from romancy_nats.ports import Refusal, Refused, World, WriteReply
+from romancy_nats.runtime.activity_context import activity_context
+from romancy_nats.runtime.outbox import channel_message
+from romancy_nats.runtime.writing import read_record
+
+_PAUSE = 0.05
+_LONGEST_PAUSE = 2.0
+
+
+def lent(world: World) -> dict[str, Callable[..., object]]:
+    """The functions by the names of their activities."""
+
+    async def send_event(type: str, data: object, key: str | None) -> None:
+        context = activity_context()
+        # The same for every attempt: the second time is harmless, and shows as the same event.
+        id = context.idempotency_key
+        source = f"romancy/{context.workflow_name}/{context.instance_id}"
+        now = datetime.fromtimestamp(world.clock.now(), UTC)
+        event = Event(id, type, source, encode_plain(data, "the data of an event"), key, now.isoformat())
+        await _until_stored(lambda: world.events.publish(event, id), f"the event {type!r}")
+
+    async def send_to(workflow: str, id: str, channel: str, data: object, order: int = 0) -> None:
+        key = InstanceKey(workflow, id)
+        context = activity_context()
+        body = encode_plain(data, f"the message on {channel!r}")
+        record = await _target(world, key)
+        if record is not None and record.status.ended:
+            raise InstanceEndedError(id, record.status)
+        message = channel_message(key, channel, body, context.instance_id, order, context.idempotency_key)
+        await _until_stored(lambda: world.queues.send(message), f"the message on {channel!r}")
+
+    return {sending.send_event.name: send_event, sending.send_to.name: send_to}
+
+
+async def _target(world: World, key: InstanceKey) -> InstanceRecord | None:
+    """The record, None when its start still waits. Raises InstanceNotFoundError."""
+    held = await read_record(world, key)
+    if held is None and await world.queues.waiting_start(key) is None:
+        # It may have been claimed between the two looks.
+        held = await read_record(world, key)
+        if held is None:
+            raise InstanceNotFoundError(key.id, key.workflow)
+    return None if held is None else held.record
+
+
+async def _until_stored(write: Callable[[], Awaitable[WriteReply]], what: str) -> None:
+    """Send again, unchanged, until the server answers (L3)."""
+    pause = _PAUSE
+    while not isinstance(reply := await write(), int):
+        if isinstance(reply, Refused):
+            if reply.why is Refusal.TOO_LARGE:
+                raise PayloadError(f"{what} is larger than the server takes ({reply.text})")
+            raise StorageError(f"the server refused {what}: {reply.text or reply.why.name}")
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, _LONGEST_PAUSE)

@@ -1,0 +1,109 @@
+"""The history of an instance as it grows, read by whoever does not own it. A pure watch; writes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator
+
+from romancy_nats.core.commit import Commit
+from romancy_nats.core.events import Ending
+from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.record import InstanceRecord
+from romancy_nats.ports import World
+from romancy_nats.runtime.progress import Progress, read_progress
+from romancy_nats.runtime.writing import read_commits, read_record
+
+_FIRST_LOOK = 1.0
+_LONGEST_PAUSE = 15.0
+_AT_ITS_END = 0.005
+_MOST_PROGRESS = 10_000
+_TRIES = 100
+
+
+async def recorded(world: World, key: InstanceKey, record: InstanceRecord, first: int = 1) -> list[Commit]:
+    """The commits of a generation from `first` on, wherever they are kept."""
+    found: list[bytes] = []
+    for _ in range(_TRIES):
+        if record.archived:
+            return [Commit.decode(data) for data in await world.archive.read(record.archived)][first - 1 :]
+        found = await read_commits(world, key, record.generation, first)
+        held = None if len(found) + first > record.commits else await read_record(world, key)
+        if held is None or held.record.generation != record.generation:
+            break
+        # They left the ledger between the two reads.
+        record = held.record
+        await asyncio.sleep(_AT_ITS_END)
+    return [Commit.decode(data) for data in found]
+
+
+class Tail:
+    """The commits of an instance, and announcements between them; `record` is the last one read."""
+
+    def __init__(self, world: World, key: InstanceKey) -> None:
+        self._world = world
+        self._key = key
+        self._news = asyncio.Event()
+        self._progress: deque[Progress] = deque(maxlen=_MOST_PROGRESS)
+        self._generation: int = 0
+        self._ending = False
+        self._look = True
+        self.seen = 0
+        self.record: InstanceRecord | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether the instance had ended when its record was read last."""
+        return self.record is not None and self.record.status.ended
+
+    async def items(self, *, progress: bool = False) -> AsyncGenerator[Commit | Progress | None]:
+        """Each commit from the first on, without end; None says: nothing new just now, look at `record`."""
+        unfollow = await self._world.wire.follow(self._key, self._moved, self._hear if progress else None)
+        pause = _FIRST_LOOK
+        try:
+            while True:
+                self._news.clear()
+                if self._look:
+                    self._look = False
+                    async for commit in self._new_commits():
+                        pause = _FIRST_LOOK
+                        yield commit
+                while self._progress:
+                    yield self._progress.popleft()
+                yield None
+                await self._pause(_AT_ITS_END if self._ending else pause)
+                pause = min(pause * 2, _LONGEST_PAUSE)
+        finally:
+            await unfollow()
+
+    async def _new_commits(self) -> AsyncGenerator[Commit]:
+        held = await read_record(self._world, self._key)
+        if held is None:
+            return
+        record = self.record = held.record
+        if record.generation != self._generation:
+            left = await read_commits(self._world, self._key, self._generation, self.seen + 1)
+            for commit in map(Commit.decode, left if self.seen else ()):
+                yield commit
+            self._generation, self.seen, self._ending = record.generation, 0, False
+        for commit in await recorded(self._world, self._key, record, self.seen + 1):
+            self.seen += 1
+            self._ending = isinstance(commit.events[-1], Ending)
+            yield commit
+
+    def _moved(self, _generation: int, _n: int) -> None:
+        self._look = True
+        self._news.set()
+
+    def _hear(self, data: bytes) -> None:
+        found = read_progress(data)
+        if found is not None:
+            self._progress.append(found)
+            self._news.set()
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
+        except TimeoutError:
+            self._look = True
