@@ -120,7 +120,7 @@ MUTANTS = (
     Mutant("L8", waiting.nothing_promised, 8, "and a timer is due"),
     Mutant("L8", waiting.retry_begun_at_once, 0, "before its time", DOUBTFUL),
     Mutant("L9", waiting.drained_with_something_in_hand, 591, "WorkflowStalledError", STALLING),
-    Mutant("archive", waiting.the_living_are_archived, 14, "archived although"),
+    Mutant("archive", waiting.the_living_are_archived, 17, "archived although"),
     Mutant("archive", waiting.cleared_before_it_is_archived, 7, "when no archive had it"),
     Mutant("archive", waiting.nobody_tidies, 7, "never left the ledger"),
 )
