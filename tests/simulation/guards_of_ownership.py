@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from romancy_nats.runtime.lease import Lease
 from romancy_nats.runtime.ownership import Ownership
 from romancy_nats.runtime.writing import read_record
 from romancy_nats.testing.memory.ledger import Shard
+from romancy_nats.testing.memory.world import MemoryChance
 
 Patch = pytest.MonkeyPatch
 
@@ -160,16 +162,18 @@ def load_before_claim(patch: Patch) -> None:
         return await take_over(owner, key, held)
 
     async def load(owner: Any, execution: Any, record: Any, revision: int) -> Any:
-        async def known(*_: Any) -> Any:
-            return before[owner, execution.key]
+        loading.set(before[owner, execution.key])
+        return await real_load(owner, execution, record, revision)
 
-        with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(claim_module, "read_commits", known)
-            return await real_load(owner, execution, record, revision)
+    async def known(world: Any, key: Any, *where: Any) -> Any:
+        return loading.get() if len(where) == 1 else await read(world, key, *where)
 
+    # Not patched for the while of a call: calls overlap, and the last to end would put back what another had put.
+    loading: ContextVar[Any] = ContextVar("loading")
     real_load = claim_module.load
     patch.setattr(claim_module, "take_over", early)
     patch.setattr(claim_module, "load", load)
+    patch.setattr(claim_module, "read_commits", known)
 
 
 def replica_is_believed(patch: Patch) -> None:
@@ -191,18 +195,17 @@ def owner_is_not_asked(patch: Patch) -> None:
 
 
 def incarnation_used_again(patch: Patch) -> None:
-    take = Lease.take
+    """Whoever lost its lease takes the next one under the old name."""
+    take, fresh = Lease.take, MemoryChance.id
+    old: ContextVar[str] = ContextVar("old", default="")
 
     async def again(self: Any) -> None:
-        chance = self._world.chance
-        if not self.incarnation:
-            await take(self)
-            return
-        with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(type(chance), "id", lambda _: self.incarnation)
-            await take(self)
+        token = old.set(self.incarnation)
+        await take(self)
+        old.reset(token)
 
     patch.setattr(Lease, "take", again)
+    patch.setattr(MemoryChance, "id", lambda self: old.get() or fresh(self))
 
 
 def lost_lease_drops_nothing(patch: Patch) -> None:
@@ -212,10 +215,17 @@ def lost_lease_drops_nothing(patch: Patch) -> None:
         await self._unserve()
 
     async def regained(self: Any) -> None:
-        with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(Engine, "memory_lost", lambda self, instance: None)
-            await real(self)
+        token = keeping.set(True)
+        await real(self)
+        keeping.reset(token)
 
+    def forgotten(self: Any, instance: Any) -> None:
+        if not keeping.get():
+            forget(self, instance)
+
+    forget = Engine.memory_lost
+    keeping: ContextVar[bool] = ContextVar("keeping", default=False)
+    patch.setattr(Engine, "memory_lost", forgotten)
     real = Engine._lease_regained
     patch.setattr(Engine, "_lease_lost", lost)
     patch.setattr(Engine, "_lease_regained", regained)
