@@ -239,6 +239,8 @@ class Engine:
             # It looked once more: something came while its effects were acknowledged (L6).
             instance.stay()
             return
+        # From here on it may be somebody else's: what is due meanwhile is for whoever wakes it (L1).
+        instance.effects.alarms.clear()
         if not await rest(instance, let_go=let_go):
             self.memory_lost(instance)
             return

@@ -397,8 +397,8 @@ class Instance:
 
     @property
     def woken(self) -> bool:
-        """Whether something has arrived that no commit holds yet."""
-        return bool(self._inbox)
+        """Whether something has arrived that no commit holds yet, or an attempt has begun."""
+        return bool(self._inbox or self.effects.attempts)
 
     def fall_asleep(self) -> None:
         """At rest: the workflow code stays in memory, nobody may touch it before `wake_up`."""
