@@ -12,7 +12,8 @@ BIN := .venv/bin
 PY := $(BIN)/python
 READY := .venv/.ready
 PYTHONS := python3 python3.13 python3.12 python3.11 python3.14
-WORKERS ?= 2
+# One more than the cores of a small machine: half of the tests wait for servers and processes.
+WORKERS ?= 3
 TESTS ?=
 
 .PHONY: help setup demo test lint types check bench soak fmt lock clean
@@ -79,7 +80,7 @@ bench: setup
 	@$(PY) -m tests.benchmarks.run
 
 soak: setup
-	@$(PY) -m tests.simulation.soak --jobs $(WORKERS) $(if $(SOAK),--seconds $(SOAK))
+	@$(PY) -m tests.simulation.soak $(if $(SOAK),--seconds $(SOAK))
 	@$(PY) -m tests.chaos.soak $(if $(SOAK),--seconds $(SOAK))
 
 fmt: setup
