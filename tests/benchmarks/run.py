@@ -57,7 +57,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="romancy-bench-") as directory:
         for sync in [chosen.sync] if chosen.sync else SYNCS:
             for loop in loops:
-                with stage(loop, Path(directory), sync_always=sync == "always") as on:
+                folder = Path(directory, f"{sync}-{loop}")
+                folder.mkdir()
+                with stage(loop, folder, sync_always=sync == "always") as on:
                     results += measured(on, sync, chosen.names, scale)
     print(table(results))
     report = {

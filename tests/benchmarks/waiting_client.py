@@ -55,7 +55,7 @@ async def wake_each(client: Client, count: int) -> Numbers:
     took: list[float] = []
     for n, handle in enumerate(handles):
         waiting = asyncio.ensure_future(handle.result(60))
-        await asyncio.sleep(0.01)
+        await handle.status()  # it waits, on a machine that is awake
         began = time.perf_counter()
         await client.send_event(EVENT, n, key=f"key-{n}")
         await waiting
