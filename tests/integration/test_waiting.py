@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from cloudevents.core.v1.event import CloudEvent
 from pydantic import BaseModel, ValidationError
 
 from romancy_nats import (
@@ -384,29 +385,20 @@ async def test_what_nobody_could_hear_is_refused_at_once(place: Place) -> None:
 
 
 async def test_an_event_object_of_the_cloudevents_package(place: Place) -> None:
-    class CloudEvent:
-        """As that package has it."""
-
-        def __init__(self) -> None:
-            self.data = {"amount": 9}
-
-        def get_attributes(self) -> dict[str, Any]:
-            return {
-                "specversion": "1.0",
-                "id": "c1",
-                "source": "/shop",
-                "type": "payment.completed",
-                "subject": "k",
-                "time": None,
-                "traceparent": "00-1",
-            }
-
+    attributes = {
+        "specversion": "1.0",
+        "id": "c1",
+        "source": "/shop",
+        "type": "payment.completed",
+        "subject": "k",
+        "color": "red",
+    }
     async with place.run(payer) as client:
         handle = await client.start(payer, "k")
         await resting(handle, EVENT)
-        await client.send_event(CloudEvent())
+        await client.send_event(CloudEvent(attributes, {"amount": 9}))
         assert await handle.result(timeout=5) == [
-            "payment.completed", "/shop", "c1", "k", {"amount": 9}, {"traceparent": "00-1"}
+            "payment.completed", "/shop", "c1", "k", {"amount": 9}, {"color": "red"}
         ]  # fmt: skip
 
 
