@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from weakref import ref
 
 from romancy_nats.core.events import (
     ActivityAbandoned,
@@ -19,6 +18,7 @@ from romancy_nats.core.events import (
 )
 from romancy_nats.runtime.alarms import Alarms
 from romancy_nats.runtime.attempts import Attempts
+from romancy_nats.runtime.part import Part
 from romancy_nats.runtime.registrations import Registrations
 
 if TYPE_CHECKING:
@@ -28,21 +28,14 @@ _MICROSECONDS = 1_000_000
 _RETRY = "retry:"
 
 
-class Effects:
+class Effects(Part):
     """The effects of one instance."""
 
     def __init__(self, instance: Instance) -> None:
-        self._of = ref(instance)
+        super().__init__(instance)
         self.attempts: dict[str, Attempts] = {}
         self.alarms = Alarms(instance.owner.world.clock)
         self.registrations = Registrations(instance)
-
-    @property
-    def _instance(self) -> Instance:
-        # Weakly: what ends is freed at once, without the collector.
-        instance = self._of()
-        assert instance is not None
-        return instance
 
     def carry_out(self, batch: list[Event]) -> None:
         """Begin what a commit asked for."""

@@ -164,11 +164,11 @@ class Instance:
         """The lease is good again after a doubtful while: begin what was held back (L10)."""
         if self.dropped or self._busy:
             return
-        owed = {command.id for command in self._batch if isinstance(command, ActivityScheduled)}
+        not_now = {command.id for command in self._batch if isinstance(command, ActivityScheduled)}
         # What ended in the doubtful while waits in the inbox: its activity is not to be run again, or only later.
-        ended = {e.id for e, _ in self._inbox if is_over(e)}
+        not_now |= {e.id for e, _ in self._inbox if is_over(e)}
         for id in self.execution.activities:
-            if id not in self.effects.attempts and id not in owed | ended:
+            if id not in self.effects.attempts and id not in not_now:
                 self.effects.begin(id)
         # Also with nothing in hand: a turn that was put off may be the one that sees that the instance has ended.
         self._turn()
@@ -403,7 +403,6 @@ class Instance:
     def fall_asleep(self) -> None:
         """At rest: the workflow code stays in memory, nobody may touch it before `wake_up`."""
         self.dropped = True
-        self.effects.alarms.clear()
         self._early.clear()
         self._tell_confirmed()
 

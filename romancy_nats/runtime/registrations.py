@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from typing import TYPE_CHECKING
-from weakref import ref
 
 from romancy_nats.core.events import WaitStarted
 from romancy_nats.core.headers import GENERATION, WAIT
@@ -14,6 +13,7 @@ from romancy_nats.core.waits import EVENT
 from romancy_nats.errors import RomancyError
 from romancy_nats.ports import Delivery, Refusal, Refused, World, WriteReply
 from romancy_nats.runtime.dispatcher import decode_event
+from romancy_nats.runtime.part import Part
 
 if TYPE_CHECKING:
     from romancy_nats.runtime.instance import Instance
@@ -23,21 +23,14 @@ _PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
 
 
-class Registrations:
+class Registrations(Part):
     """Registers and unregisters the event waits of one owned instance, in the order of its commands."""
 
     def __init__(self, instance: Instance) -> None:
-        self._of = ref(instance)
+        super().__init__(instance)
         self._todo: list[tuple[WaitStarted, bool]] = []
         self._task: asyncio.Task[None] | None = None
         self.registered: dict[str, WaitStarted] = {}
-
-    @property
-    def _instance(self) -> Instance:
-        # Weakly: what ends is freed at once, without the collector.
-        instance = self._of()
-        assert instance is not None
-        return instance
 
     def begin(self, started: WaitStarted) -> None:
         """Register, unless it is there already: its place in the stream decides which events it hears."""
