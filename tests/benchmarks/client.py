@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import statistics
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -12,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from romancy_nats import Client
 from tests.benchmarks import waiting_client as waiting
 from tests.benchmarks.loops import run_on
+from tests.benchmarks.samples import spread
 from tests.benchmarks.workload import beats, chain, patient
 
 Numbers = dict[str, float]
@@ -41,7 +41,7 @@ async def w3(client: Client, count: int) -> Numbers:
         began = time.perf_counter()
         await client.execute(chain, 1)
         took.append(time.perf_counter() - began)
-    return {"p50": statistics.median(took), "p99": statistics.quantiles(took, n=100)[98]}
+    return spread(took)
 
 
 async def go(client: Client, count: int) -> Numbers:

@@ -12,14 +12,14 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
-from tests.benchmarks import measurements, waiting
+from tests.benchmarks import measurements, waiting_measurements
 from tests.benchmarks.loops import LOOPS
 from tests.benchmarks.measurements import FULL, QUICK, Scale
 from tests.benchmarks.processes import Stage, stage
 from tests.benchmarks.targets import Result, judge, table
 
 SYNCS = ("default", "always")
-MEASUREMENTS = {**measurements.MEASUREMENTS, **waiting.MEASUREMENTS}
+MEASUREMENTS = {**measurements.MEASUREMENTS, **waiting_measurements.MEASUREMENTS}
 
 
 def options(arguments: list[str] | None = None) -> argparse.Namespace:

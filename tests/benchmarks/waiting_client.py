@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import statistics
 import sys
 import time
 from collections.abc import Callable
 
 from romancy_nats import Client, InstanceStatus
-from tests.benchmarks.waits import EVENT, brief, sleeper, waiter
+from tests.benchmarks.samples import spread
+from tests.benchmarks.waiting_workload import EVENT, brief, sleeper, waiter
 
 Numbers = dict[str, float]
 AT_A_TIME = 256
@@ -60,7 +60,7 @@ async def wake_each(client: Client, count: int) -> Numbers:
         await client.send_event(EVENT, n, key=f"key-{n}")
         await waiting
         took.append(time.perf_counter() - began)
-    return {"p50": statistics.median(took), "p99": statistics.quantiles(took, n=100)[98]}
+    return spread(took)
 
 
 async def _all_waiting(client: Client, count: int) -> None:
@@ -90,11 +90,7 @@ async def sleep_all(client: Client, count: int) -> Numbers:
         return await handle.result(600)
 
     late = await asyncio.gather(*(one(n) for n in range(count)))
-    return {
-        "p50": statistics.median(late),
-        "p99": statistics.quantiles(late, n=100)[98],
-        "earliest": min(late),
-    }
+    return {**spread(late), "earliest": min(late)}
 
 
 async def finish(client: Client, count: int) -> Numbers:

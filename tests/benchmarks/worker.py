@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 
-from tests.benchmarks import waits, workload
+from tests.benchmarks import waiting_workload, workload
 from tests.benchmarks.loops import run_on
 
-APPS = {app.name: app for app in (workload.app, waits.app)}
+APPS = {app.name: app for app in (workload.app, waiting_workload.app)}
 
 
 async def work(name: str) -> None:

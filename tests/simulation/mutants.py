@@ -87,7 +87,7 @@ MUTANTS = (
         ownership.lost_lease_drops_nothing,
         0,
         "whose lease was gone",
-        {**STALLING, "pause_for": 30, "late_expiry": 0, "workers": 1},
+        ALONE,
     ),
     Mutant("L5", work.ack_on_arrival, 0, "there is no record"),
     Mutant("L5", work.ack_at_the_commit, 0, "(L5)"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,6 @@ from romancy_nats.core.events import (
     ActivityCompleted,
     ActivityFailed,
     CancelRequested,
-    Event,
     TimerFired,
     WorkflowCompleted,
     WorkflowFailed,
@@ -24,6 +23,7 @@ from romancy_nats.testing.memory import Faults
 from romancy_nats.testing.memory.stream import StoredMessage
 from tests.simulation.evidence import Life
 from tests.simulation.schedule import Finished, Plan, run
+from tests.simulation.spoiling import each, rewrite, shard_of, told
 
 OK: list[Any] = [
     ["act", "work", "a", "flaky1", 0.1],
@@ -37,87 +37,63 @@ def _plan(program: list[Any], cancel: float | None = None) -> Plan:
     return Plan(1, Faults(seed=1), 1, 1, [program], [cancel], scheduled=False)
 
 
-def _shard(done: Finished) -> Any:
-    return next(shard for shard in done.server.shards if shard.records)
-
-
-def _rewrite(done: Finished, change: Callable[[int, Commit], Sequence[Event]]) -> None:
-    shard = _shard(done)
-    for place, stored in list(shard.commits.items()):
-        commit = Commit.decode(stored.data)
-        events = tuple(change(place.n, commit))
-        shard.commits[place] = stored._replace(data=replace(commit, events=events).encode())
-
-
 def _record(done: Finished, **changed: Any) -> None:
     """Another version of the record, a second later."""
-    (versions,) = _shard(done).records.values()
+    (versions,) = shard_of(done).records.values()
     last = versions[-1]
     record = replace(InstanceRecord.decode(last.data), **changed)
     versions.append(last._replace(data=record.encode(), revision=last.revision + 100, time=last.time + 1))
 
 
-def _each(kind: type, then: Callable[[Any], list[Event]]) -> Callable[[Finished], None]:
-    """Replace each event of that kind by others."""
-
-    def plant(done: Finished) -> None:
-        _rewrite(done, lambda _, commit: [e for event in commit.events for e in _of(event)])
-
-    def _of(event: Event) -> list[Event]:
-        return then(event) if isinstance(event, kind) else [event]
-
-    return plant
-
-
 def _swap_results(done: Finished) -> None:
     results = [
         event.result
-        for stored in _shard(done).commits.values()
+        for stored in shard_of(done).commits.values()
         for event in Commit.decode(stored.data).events
         if isinstance(event, ActivityCompleted)
     ][::-1]
-    _each(ActivityCompleted, lambda event: [event._replace(result=results.pop(0))])(done)
+    each(ActivityCompleted, lambda event: [event._replace(result=results.pop(0))])(done)
 
 
 def _drop_commit(done: Finished) -> None:
-    commits = _shard(done).commits
+    commits = shard_of(done).commits
     del commits[next(place for place in commits if place.n == 2)]
 
 
 def _drop_last(done: Finished) -> None:
-    commits = _shard(done).commits
+    commits = shard_of(done).commits
     del commits[max(commits)]
 
 
 def _double_commit(done: Finished) -> None:
-    commits = _shard(done).commits
+    commits = shard_of(done).commits
     last = max(commits)
     commits[last._replace(n=last.n + 1)] = commits[last]
     _record(done, commits=last.n + 1)
 
 
 def _swap_commits(done: Finished) -> None:
-    commits = _shard(done).commits
+    commits = shard_of(done).commits
     one, two = sorted(commits)[1:3]
     commits[one], commits[two] = commits[two], commits[one]
 
 
 def _older_fence(done: Finished) -> None:
-    commits = _shard(done).commits
+    commits = shard_of(done).commits
     last = max(commits)
     commit = Commit.decode(commits[last].data)
     commits[last] = commits[last]._replace(data=replace(commit, fence=0).encode(), fence=0)
 
 
 def _other_fence(done: Finished) -> None:
-    commits = _shard(done).commits
+    commits = shard_of(done).commits
     last = max(commits)
     commits[last] = commits[last]._replace(fence=commits[last].fence + 1)
 
 
 def _another_start(done: Finished) -> None:
     """Two starts in one history."""
-    _rewrite(done, lambda n, commit: [*commit.events, *(commit.events[:1] if n == 1 else ())])
+    rewrite(done, lambda n, commit: [*commit.events, *(commit.events[:1] if n == 1 else ())])
 
 
 def _attempt(done: Finished, **changed: Any) -> None:
@@ -169,15 +145,10 @@ def _two_lives(done: Finished) -> None:
 
 
 def _taken_from_the_living(done: Finished) -> None:
-    (versions,) = _shard(done).records.values()
+    (versions,) = shard_of(done).records.values()
     first = versions[0]
     stolen = replace(InstanceRecord.decode(first.data), owner="thief")
     versions.insert(1, first._replace(data=stolen.encode(), process="thief", time=first.time + 0.05))
-
-
-def _told(done: Finished, **changed: Any) -> None:
-    for name, value in changed.items():
-        setattr(done.told[0], name, value)
 
 
 PLANTS: dict[str, tuple[list[Any], Callable[[Finished], None], str]] = {
@@ -188,24 +159,24 @@ PLANTS: dict[str, tuple[list[Any], Callable[[Finished], None], str]] = {
     "older fence": (OK, _older_fence, "an older owner wrote"),
     "fenced otherwise": (OK, _other_fence, "fenced on another revision"),
     "started twice": (OK, _another_start, "not started exactly once"),
-    "result doubled": (OK, _each(ActivityCompleted, lambda e: [e, e]), "has two results"),
+    "result doubled": (OK, each(ActivityCompleted, lambda e: [e, e]), "has two results"),
     "result invented": (
         OK,
-        _each(ActivityCompleted, lambda e: [e._replace(result=b"\xa1x")]),
+        each(ActivityCompleted, lambda e: [e._replace(result=b"\xa1x")]),
         "belongs to no attempt",
     ),
     "results swapped": (OK, _swap_results, "belongs to no attempt"),
-    "result lost": (OK, _each(ActivityCompleted, lambda e: []), "does not replay"),
-    "ended early": (OK, _each(TimerFired, lambda e: [WorkflowCompleted(b"\xa1x"), e]), "2 endings"),
+    "result lost": (OK, each(ActivityCompleted, lambda e: []), "does not replay"),
+    "ended early": (OK, each(TimerFired, lambda e: [WorkflowCompleted(b"\xa1x"), e]), "2 endings"),
     "ended otherwise": (
         OK,
-        _each(WorkflowCompleted, lambda e: [WorkflowCompleted(b"\xa1x")]),
+        each(WorkflowCompleted, lambda e: [WorkflowCompleted(b"\xa1x")]),
         "told the result",
     ),
-    "no ending": (OK, _each(WorkflowCompleted, lambda e: []), "0 endings"),
+    "no ending": (OK, each(WorkflowCompleted, lambda e: []), "0 endings"),
     "goes on after the end": (
         OK,
-        _each(WorkflowCompleted, lambda e: [e, TimerFired("timer:1")]),
+        each(WorkflowCompleted, lambda e: [e, TimerFired("timer:1")]),
         "goes on after",
     ),
     "record still owned": (OK, lambda d: _record(d, owner="somebody"), "still owned"),
@@ -213,17 +184,15 @@ PLANTS: dict[str, tuple[list[Any], Callable[[Finished], None], str]] = {
     "record changed its mind": (OK, lambda d: _record(d, status=InstanceStatus.FAILED), "and then failed"),
     "record ahead": (OK, lambda d: _record(d, commits=99), "the record says 99 commits"),
     "record behind": (OK, lambda d: _record(d, commits=1), "went back from"),
-    "record gone": (OK, lambda d: _shard(d).records.clear(), "there is no record"),
+    "record gone": (OK, lambda d: shard_of(d).records.clear(), "there is no record"),
     "compensation missing": (
         FAILS,
-        lambda d: _rewrite(
-            d, lambda _, c: [e for e in c.events if getattr(e, "compensates", "") != "work:1"]
-        ),
+        lambda d: rewrite(d, lambda _, c: [e for e in c.events if getattr(e, "compensates", "") != "work:1"]),
         "owed",
     ),
     "compensations reordered": (
         FAILS,
-        lambda d: _rewrite(
+        lambda d: rewrite(
             d,
             lambda _, c: [
                 e._replace(compensates={"work:1": "work:2", "work:2": "work:1"}[e.compensates])  # type: ignore[union-attr, call-arg]
@@ -236,7 +205,7 @@ PLANTS: dict[str, tuple[list[Any], Callable[[Finished], None], str]] = {
     ),
     "compensation not over": (
         FAILS,
-        lambda d: _rewrite(
+        lambda d: rewrite(
             d,
             lambda _, c: [
                 e for e in c.events if getattr(e, "id", "") != "compensate:work:1" or hasattr(e, "input")
@@ -246,17 +215,17 @@ PLANTS: dict[str, tuple[list[Any], Callable[[Finished], None], str]] = {
     ),
     "compensated although completed": (
         FAILS,
-        _each(WorkflowFailed, lambda e: [WorkflowCompleted(b"\xa1x")]),
+        each(WorkflowFailed, lambda e: [WorkflowCompleted(b"\xa1x")]),
         "compensated all the same",
     ),
     "cancel doubled": (
         OK,
-        _each(TimerFired, lambda e: [CancelRequested("x", "M", 7), CancelRequested("x", "M", 7), e]),
+        each(TimerFired, lambda e: [CancelRequested("x", "M", 7), CancelRequested("x", "M", 7), e]),
         "one message is in its history twice",
     ),
     "cancel under two places": (
         OK,
-        _each(
+        each(
             TimerFired, lambda e: [CancelRequested("x", "M", 7, "id"), CancelRequested("x", "M", 8, "id"), e]
         ),
         "under two places",
@@ -264,7 +233,7 @@ PLANTS: dict[str, tuple[list[Any], Callable[[Finished], None], str]] = {
     "timer early": (OK, lambda d: _early(d), "before it was due"),
     "failed without its attempts": (
         OK,
-        _each(TimerFired, lambda e: [ActivityFailed("plain:1", 4, b""), e]),
+        each(TimerFired, lambda e: [ActivityFailed("plain:1", 4, b""), e]),
         "was given up after attempts",
     ),
     "one attempt too many": (OK, lambda d: _attempt(d, number=5), "was tried 5 times"),
@@ -279,15 +248,15 @@ PLANTS: dict[str, tuple[list[Any], Callable[[Finished], None], str]] = {
     "dead letter nobody owes": (OK, _dead_letter, "1 dead letters"),
     "start acked early": (OK, _acked_early, "(L5)"),
     "cancel swallowed": (OK, _acked_uncommitted, "(L5)"),
-    "never acknowledged": (OK, lambda d: _told(d, acknowledged=False), "never acknowledged"),
-    "told otherwise": (OK, lambda d: _told(d, outcome="WorkflowFailedError"), "the client was told"),
-    "told another result": (OK, lambda d: _told(d, result="x"), "told the result"),
-    "another input": (OK, lambda d: _told(d, program=[["fail"]]), "another input"),
+    "never acknowledged": (OK, lambda d: told(d, acknowledged=False), "never acknowledged"),
+    "told otherwise": (OK, lambda d: told(d, outcome="WorkflowFailedError"), "the client was told"),
+    "told another result": (OK, lambda d: told(d, result="x"), "told the result"),
+    "another input": (OK, lambda d: told(d, program=[["fail"]]), "another input"),
 }
 
 
 def _early(done: Finished) -> None:
-    shard = _shard(done)
+    shard = shard_of(done)
     for place, stored in list(shard.commits.items()):
         commit = Commit.decode(stored.data)
         if any(isinstance(event, TimerFired) for event in commit.events):

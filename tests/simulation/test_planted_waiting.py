@@ -23,7 +23,7 @@ from romancy_nats.core.headers import KIND
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
 from romancy_nats.testing.memory import Faults
 from tests.simulation.schedule import NEVER, Finished, Plan, run
-from tests.simulation.test_planted_data import _each, _rewrite, _shard, _told
+from tests.simulation.spoiling import each, rewrite, shard_of, told
 from tests.simulation.waits import AT_THE_WAIT, Sending
 
 WAITS: list[Any] = [
@@ -73,16 +73,16 @@ def _after_its_end(done: Finished) -> None:
             for each in ([e, *late] if isinstance(e, WaitEnded) else [e])
         ]
 
-    _rewrite(done, moved)
+    rewrite(done, moved)
 
 
 def _swap_orders(done: Finished) -> None:
     orders = iter([2, 1])
-    _each(MessageReceived, lambda e: [e._replace(order=next(orders))])(done)
+    each(MessageReceived, lambda e: [e._replace(order=next(orders))])(done)
 
 
 def _versions(done: Finished, fits: Callable[[InstanceRecord], bool], **changed: Any) -> None:
-    (versions,) = _shard(done).records.values()
+    (versions,) = shard_of(done).records.values()
     for n, stored in enumerate(versions):
         record = InstanceRecord.decode(stored.data)
         if fits(record):
@@ -95,7 +95,7 @@ def _resting(record: InstanceRecord) -> bool:
 
 def _early(done: Finished) -> None:
     """All timers due an hour later than they were fired."""
-    _each(TimerStarted, lambda e: [e._replace(due=e.due + 3_600_000_000)])(done)
+    each(TimerStarted, lambda e: [e._replace(due=e.due + 3_600_000_000)])(done)
 
 
 def _another_archive(done: Finished) -> None:
@@ -123,7 +123,7 @@ def _answered_otherwise(done: Finished) -> None:
 LIVE, MOVED = NEVER, 1.0
 PLANTS: dict[str, tuple[float, Callable[[Finished], None], str]] = {
     "event not sent": (LIVE, _unsent, "was not sent to"),
-    "event doubled": (LIVE, _each(EventReceived, lambda e: [e, e]), "heard an event twice"),
+    "event doubled": (LIVE, each(EventReceived, lambda e: [e, e]), "heard an event twice"),
     "event after its wait": (LIVE, _after_its_end, "timeout XOR event"),
     "event before its registration": (LIVE, lambda d: _registered(d, sequence=99), "which is not for it"),
     "registered after the rest": (LIVE, lambda d: _registered(d, time=99.0), "not registered (L5)"),
@@ -131,20 +131,20 @@ PLANTS: dict[str, tuple[float, Callable[[Finished], None], str]] = {
     "unregistered too soon": (LIVE, lambda d: _registered(d, removed=0.0), "before its end"),
     "timer fired and stopped": (
         LIVE,
-        _each(TimerFired, lambda e: [e, TimerCancelled(e.id)]),
+        each(TimerFired, lambda e: [e, TimerCancelled(e.id)]),
         "both fired and was stopped",
     ),
     "timer early": (LIVE, _early, "was stored 3"),
     "nothing promised": (LIVE, lambda d: _versions(d, _resting, next_due=0), "and a timer is due"),
-    "message lost": (LIVE, _each(MessageReceived, lambda e: []), "0 times in its history"),
-    "message doubled": (LIVE, _each(MessageReceived, lambda e: [e, e]), "2 times in its history"),
+    "message lost": (LIVE, each(MessageReceived, lambda e: []), "0 times in its history"),
+    "message doubled": (LIVE, each(MessageReceived, lambda e: [e, e]), "2 times in its history"),
     "messages out of order": (LIVE, _swap_orders, "came after the later"),
-    "update unanswered": (LIVE, _each(UpdateAnswered, lambda e: []), "answered 0 times"),
-    "update answered twice": (LIVE, _each(UpdateAnswered, lambda e: [e, e]), "answered 2 times"),
+    "update unanswered": (LIVE, each(UpdateAnswered, lambda e: []), "answered 0 times"),
+    "update answered twice": (LIVE, each(UpdateAnswered, lambda e: [e, e]), "answered 2 times"),
     "update answered otherwise": (LIVE, _answered_otherwise, "not what its history says"),
     "update told as refused": (
         LIVE,
-        _each(UpdateAnswered, lambda e: [e._replace(rejected=True)]),
+        each(UpdateAnswered, lambda e: [e._replace(rejected=True)]),
         "the caller was told",
     ),
     "archived while it lives": (MOVED, lambda d: _versions(d, _resting, archived=[1]), "archived although"),
@@ -158,7 +158,7 @@ PLANTS: dict[str, tuple[float, Callable[[Finished], None], str]] = {
         lambda d: _versions(d, lambda r: r.sealed, status=InstanceStatus.FAILED),
         "and then failed",
     ),
-    "never told": (MOVED, lambda d: _told(d, outcome="WorkflowFailedError"), "the client was told"),
+    "never told": (MOVED, lambda d: told(d, outcome="WorkflowFailedError"), "the client was told"),
 }
 
 

@@ -1,0 +1,43 @@
+"""Ways to spoil the data of a finished run, for the checker's own tests. Knows no rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from romancy_nats.core.commit import Commit
+from romancy_nats.core.events import Event
+from tests.simulation.schedule import Finished
+
+
+def shard_of(done: Finished) -> Any:
+    """The shard that holds the one instance of a run."""
+    return next(shard for shard in done.server.shards if shard.records)
+
+
+def rewrite(done: Finished, change: Callable[[int, Commit], Sequence[Event]]) -> None:
+    """Other events in each of its commits."""
+    shard = shard_of(done)
+    for place, stored in list(shard.commits.items()):
+        commit = Commit.decode(stored.data)
+        events = tuple(change(place.n, commit))
+        shard.commits[place] = stored._replace(data=replace(commit, events=events).encode())
+
+
+def each(kind: type, then: Callable[[Any], list[Event]]) -> Callable[[Finished], None]:
+    """Replace each event of that kind by others."""
+
+    def plant(done: Finished) -> None:
+        rewrite(done, lambda _, commit: [e for event in commit.events for e in _of(event)])
+
+    def _of(event: Event) -> list[Event]:
+        return then(event) if isinstance(event, kind) else [event]
+
+    return plant
+
+
+def told(done: Finished, **changed: Any) -> None:
+    """Its user was told something else."""
+    for name, value in changed.items():
+        setattr(done.told[0], name, value)
