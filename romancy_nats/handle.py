@@ -58,6 +58,7 @@ _FIRST_LOOK_OF_NAMED = 0.2
 _FIRST_LOOK_OF_OWN = 10.0
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 15.0
+_SLOWER = 8
 _AFTER_NEWS = 0.002
 
 
@@ -386,8 +387,12 @@ class WorkflowHandle(Generic[R]):
                 self._notice.told.clear()
                 news_came = await heard(news, pause)
                 # The record follows its last commit by one write, which takes as long as a disk takes.
-                pause = _AFTER_NEWS if news_came else min(pause * 2, _LONGEST_PAUSE)
-                if await heard(self._notice.told, _AFTER_NEWS) and self._notice.result is not None:
+                pause = _AFTER_NEWS if news_came else min(pause * _SLOWER, _LONGEST_PAUSE)
+                if (
+                    news_came
+                    and await heard(self._notice.told, _AFTER_NEWS)
+                    and self._notice.result is not None
+                ):
                     return None
         finally:
             if unfollow is not None:

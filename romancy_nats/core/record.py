@@ -98,8 +98,9 @@ class InstanceRecord:
     def decode(data: bytes) -> InstanceRecord:
         """Read a record, unknown fields left aside; raises PayloadError when it is none."""
         try:
-            plain = json.loads(data)
-            known = {name: value for name, value in plain.items() if name in _KNOWN}
+            known = _decode(data.decode())
+            if not known.keys() <= _KNOWN:
+                known = {name: value for name, value in known.items() if name in _KNOWN}
             known["status"] = InstanceStatus(known["status"])
             return InstanceRecord(**known)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -109,3 +110,4 @@ class InstanceRecord:
 _NAMES = tuple(f.name for f in fields(InstanceRecord))
 _KNOWN = frozenset(_NAMES)
 _encode = json.JSONEncoder(separators=(",", ":")).encode
+_decode = json.JSONDecoder().decode

@@ -46,7 +46,6 @@ class Tail:
         self._news = asyncio.Event()
         self._progress: deque[Progress] = deque(maxlen=_MOST_PROGRESS)
         self._generation: int = 0
-        self._ending = False
         self._look = True
         self.seen = 0
         self.record: InstanceRecord | None = None
@@ -66,12 +65,13 @@ class Tail:
                 if self._look:
                     self._look = False
                     async for commit in self._new_commits():
-                        pause = _FIRST_LOOK
+                        # The record follows the last commit by one write; by a takeover, when the owner died between.
+                        pause = _AT_ITS_END if isinstance(commit.events[-1], Ending) else _FIRST_LOOK
                         yield commit
                 while self._progress:
                     yield self._progress.popleft()
                 yield None
-                await self._pause(_AT_ITS_END if self._ending else pause)
+                await self._pause(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
         finally:
             await unfollow()
@@ -85,10 +85,9 @@ class Tail:
             left = await read_commits(self._world, self._key, self._generation, self.seen + 1)
             for commit in map(Commit.decode, left if self.seen else ()):
                 yield commit
-            self._generation, self.seen, self._ending = record.generation, 0, False
+            self._generation, self.seen = record.generation, 0
         for commit in await recorded(self._world, self._key, record, self.seen + 1):
             self.seen += 1
-            self._ending = isinstance(commit.events[-1], Ending)
             yield commit
 
     def _moved(self, _generation: int, _n: int) -> None:

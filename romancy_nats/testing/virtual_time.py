@@ -11,7 +11,7 @@ import random
 import threading
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from contextlib import contextmanager
-from contextvars import Context, ContextVar
+from contextvars import Context, ContextVar, copy_context
 from typing import Any, TypeVar
 
 from romancy_nats.errors import RomancyError
@@ -42,6 +42,26 @@ class NumberedTask(asyncio.Task[T]):
 
     def __hash__(self) -> int:
         return self.number
+
+
+class _Handle(asyncio.Handle):
+    """A handle that does not ask whether its loop is being debugged: half of a run is spent with handles."""
+
+    _source_traceback = None
+
+    def __init__(
+        self,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        loop: asyncio.AbstractEventLoop,
+        context: Any,
+    ) -> None:
+        self._context = copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = None
 
 
 class VirtualTimeLoop(asyncio.BaseEventLoop):
@@ -76,7 +96,7 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, args, self, context)
+        handle = _Handle(callback, args, self, context)
         self._ready.append(handle)
         return handle
 

@@ -421,9 +421,9 @@ class _Run:
     async def _told_again(self, handle: WorkflowHandle[str], told: Told) -> None:
         rival = told.rival.outcome if told.rival is not None else ""
         try:
-            await handle.result()
+            await handle.result(timeout=LONGEST)
             outcome = "completed"
-        except WorkflowError as error:
+        except (WorkflowError, TimeoutError) as error:
             outcome = type(error).__name__
         if outcome not in (told.outcome, rival):
             self.broken.append(f"{told.id}: told {told.outcome!r} first and {outcome!r} when all was over")

@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.simulation.program import Program
 
-SHARE = 0.4
+SHARE = 0.25
 """The part of all plans that has such waits."""
 _TIMEOUTS = (0.0, 0.2, 1.0, 5.0, 30.0)
 _JITTERS = (0.0, 0.0, 0.001, 0.003, 0.01, 0.1, 0.19, 0.2, 0.21, 0.3, 1.0, 3.0)

@@ -187,7 +187,8 @@ class Process:
 
     async def ask(self, read: Callable[[], T]) -> T:
         """A read. Raises ServerUnavailableError."""
-        await self.boundary()
+        if not self.alive_here():
+            await self.silence()
         self.perhaps_outage()
         await asyncio.sleep(self.dice.delay())
         if self.server.down:
@@ -200,7 +201,8 @@ class Process:
         result = read()
         if way := self.dice.delay():
             await asyncio.sleep(way)
-        await self.boundary()
+        if not self.alive_here():
+            await self.silence()
         return result
 
     def tell(self, effect: Callable[[], None], fault: str) -> None:
