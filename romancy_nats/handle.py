@@ -237,7 +237,7 @@ class WorkflowHandle(Generic[R]):
                 record, key = await looking, await self._key()
                 if record.status.ended:
                     raise InstanceEndedError(self.id, record.status)
-                await outbox.put(key, record.generation, channel, data, metadata, id)
+                await outbox.put(key, record.start, channel, data, metadata, id)
         finally:
             looking.cancel()
 

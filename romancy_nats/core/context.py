@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanage
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, cast, overload
 from uuid import UUID
 
 from romancy_nats.core import sending
@@ -275,6 +275,14 @@ class WorkflowContext:
     ) -> None:
         """Carry out `handle.update(name, …)` with `fn`, plain or async; `validate` refuses one by raising."""
         self._acting.handlers.on_update(name, fn, validate)
+
+    def recur(self, *args: object, **kwargs: object) -> NoReturn:
+        """End here and begin anew with this input, under the same id, with an empty history: for what runs for ever.
+
+        Unread messages and the time limit carry over; background tasks are cancelled, waits end, compensations are
+        dropped. Raises PayloadError when the input cannot be serialised. Queries and updates are registered anew.
+        """
+        self._acting.recur(args, kwargs)
 
     def emit(self, value: object, durable: bool = False) -> None:
         """Tell whoever watches; with `durable` it is also in the history, for those who watch later."""

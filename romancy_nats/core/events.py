@@ -11,7 +11,10 @@ from typing import NamedTuple
 
 
 class WorkflowStarted(NamedTuple):
-    """Delivery: the first event of a generation. `deadline` and `begin_at` are in µs since the epoch, 0 for none."""
+    """Delivery: the first event of a generation. `deadline` and `begin_at` are in µs since the epoch, 0 for none.
+
+    `carried` is what it inherits from the generation before, empty for the first.
+    """
 
     workflow: str
     input: bytes
@@ -21,6 +24,7 @@ class WorkflowStarted(NamedTuple):
     deadline: int = 0
     trace: str = ""
     begin_at: int = 0
+    carried: bytes = b""
 
 
 class ActivityCompleted(NamedTuple):
@@ -214,6 +218,13 @@ class WorkflowTerminated(NamedTuple):
     reason: str
 
 
+class WorkflowRecurred(NamedTuple):
+    """Command: the generation is over, the next one begins with this input and inherits `carried`."""
+
+    input: bytes
+    carried: bytes = b""
+
+
 Delivered = (
     WorkflowStarted
     | ActivityCompleted
@@ -241,9 +252,10 @@ Command = (
     | WorkflowFailed
     | WorkflowCancelled
     | WorkflowTerminated
+    | WorkflowRecurred
 )
 Event = Delivered | Command
-Ending = WorkflowCompleted | WorkflowFailed | WorkflowCancelled | WorkflowTerminated
+Ending = WorkflowCompleted | WorkflowFailed | WorkflowCancelled | WorkflowTerminated | WorkflowRecurred
 MessageEvent = (
     CancelRequested | TerminateRequested | RetryRequested | EventReceived | MessageReceived | UpdateRequested
 )
@@ -273,6 +285,7 @@ TAGS: dict[type[Event], int] = {
     WaitEnded: 42,
     UpdateAnswered: 43,
     Emitted: 44,
+    WorkflowRecurred: 45,
 }
 CLASSES: dict[int, type[Event]] = {tag: event for event, tag in TAGS.items()}
 FIRST_COMMAND_TAG = 32

@@ -14,7 +14,7 @@ from asyncio import CancelledError
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import cached_property
 from random import Random
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 from romancy_nats.core import determinism
 from romancy_nats.core.commit import Commit
@@ -28,7 +28,6 @@ from romancy_nats.core.events import (
     ActivityScheduled,
     CancelRequested,
     Command,
-    CompensationBegun,
     Delivered,
     Emitted,
     Ending,
@@ -43,29 +42,26 @@ from romancy_nats.core.events import (
     TimerStarted,
     UpdateAnswered,
     UpdateRequested,
-    WorkflowCancelled,
-    WorkflowCompleted,
-    WorkflowFailed,
+    WorkflowRecurred,
     WorkflowStarted,
     WorkflowTerminated,
     is_command,
 )
-from romancy_nats.core.failure import Failure
 from romancy_nats.core.handlers import Handlers
 from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.inheritance import inherit
 from romancy_nats.core.limits import fitting
-from romancy_nats.core.loop import DeterministicLoop, Evicted, WorkflowTimer
+from romancy_nats.core.loop import DeterministicLoop, WorkflowTimer
 from romancy_nats.core.pending import PendingActivity, rebuilt
 from romancy_nats.core.plain import encode_plain
+from romancy_nats.core.root import Root
 from romancy_nats.core.saga import Saga, Undo
-from romancy_nats.core.tasks import cancel_others
 from romancy_nats.core.waits import Waits
 from romancy_nats.errors import (
     DeterminismError,
     DuplicateIdError,
     QueryError,
     WorkflowRuleError,
-    WorkflowTimeoutError,
 )
 
 R = TypeVar("R")
@@ -96,10 +92,11 @@ class Execution:
         """Whether its start lies ahead."""
         self.replaying = False
         self.seen: set[tuple[str, int]] = set()
-        self.seen_ids: set[str] = set()
+        self.seen_ids: dict[str, None] = {}
+        self.started: WorkflowStarted | None = None
         self.owed: list[Command] = []
-        self.waiting = Waits(self._emit, self.loop.create_future)
-        self.handlers = Handlers(self._emit, self._spawn)
+        self.waiting = Waits(self.emit, self.loop.create_future)
+        self.handlers = Handlers(self.emit, self._spawn)
         self.sent: dict[InstanceKey, int] = {}
         """How many messages went to which instance."""
         self.asked = False
@@ -115,10 +112,7 @@ class Execution:
         self._places: list[str] = []
         self._counts: dict[str, int] = {}
         self._ids: set[str] = set()
-        self._cancel: CancelRequested | None = None
-        self._timed_out: float = 0.0
-        self._root: asyncio.Task[None] | None = None
-        self._interruptible = False
+        self.root = Root(self)
         self._replayed = 0
 
     @cached_property
@@ -129,7 +123,7 @@ class Execution:
     @property
     def begun(self) -> bool:
         """Whether the workflow code was entered."""
-        return self._root is not None
+        return self.root.task is not None
 
     # --- deliveries in, commands out
 
@@ -205,6 +199,8 @@ class Execution:
         # What was recorded is what counts: a changed default or delay in newer code does not alter what runs.
         if isinstance(recorded, ActivityScheduled) and (pending := self.activities.get(recorded.id)):
             pending.input = recorded.input
+        elif isinstance(recorded, Ending):
+            self.ending = recorded
         elif isinstance(recorded, UpdateAnswered):
             # Who waited was told when it was recorded, or looks at the history.
             self.handlers.inboxes.pop(recorded.id, None)
@@ -213,7 +209,7 @@ class Execution:
         self, position: int, expected: Event | None, produced: Command | None, index: int | None = None
     ) -> DeterminismError:
         place = self._places[index] if index is not None and index < len(self._places) else ""
-        place = place or determinism.resting_place(self._root, self.workflow.fn)
+        place = place or determinism.resting_place(self.root.task, self.workflow.fn)
         want = cast("Command", expected) if expected is not None and is_command(expected) else None
         return determinism.mismatch(repr(self.key), (self._replayed, position + 1), want, produced, place)
 
@@ -242,13 +238,13 @@ class Execution:
         future: asyncio.Future[ActivityCompleted | ActivityFailed] = self.loop.create_future()
         began = round(self.loop.time() * MICROSECONDS)
         self.activities[id] = PendingActivity(id, activity, input, future, began, compensates)
-        self._emit(ActivityScheduled(id, activity.name, input, compensates), place)
+        self.emit(ActivityScheduled(id, activity.name, input, compensates), place)
         try:
             event = await future
         except CancelledError:
             # Not in the table any more: it completed in the very step that cancelled its waiter.
             if self.activities.pop(id, None) is not None:
-                self._emit(ActivityAbandoned(id))
+                self.emit(ActivityAbandoned(id))
             raise
         if type(event) is ActivityCompleted:
             return activity.result.decode(event.result)
@@ -259,14 +255,15 @@ class Execution:
         # Encoded in replay, too: what cannot be stored raises in both.
         data = encode_plain(value, "what is emitted")
         if durable:
-            self._emit(Emitted(data), self._place())
+            self.emit(Emitted(data), self._place())
         elif self.announce is not None and not self.replaying:
             self.announce(data)
 
     def _place(self) -> str:
         return determinism.calling_place() if self.replaying else ""
 
-    def _emit(self, command: Command, place: str = "") -> None:
+    def emit(self, command: Command, place: str = "") -> None:
+        """Workflow code asks for something."""
         if self.ending is None:
             self._commands.append(command)
             if self.replaying:
@@ -276,13 +273,13 @@ class Execution:
         loop = self.loop
         for timer in loop.cancelled_timers:
             if self.timers.pop(f"timer:{timer.number}", None) is not None:
-                self._emit(TimerCancelled(f"timer:{timer.number}"))
+                self.emit(TimerCancelled(f"timer:{timer.number}"))
         loop.cancelled_timers.clear()
         for timer in loop.new_timers:
             id = f"timer:{timer.number}"
             if self.ending is None:
                 self.timers[id] = timer
-                self._emit(TimerStarted(id, round(timer.when() * MICROSECONDS)))
+                self.emit(TimerStarted(id, round(timer.when() * MICROSECONDS)))
         loop.new_timers.clear()
 
     # --- what happens to it
@@ -301,7 +298,7 @@ class Execution:
                 self._timer_fired(event)
             case WorkflowStarted():
                 self._see(event)
-                self._begin(event)
+                self.root.begin(event, self.view())
             case _:
                 self._see(event)
                 self._receive_message(event)
@@ -309,7 +306,7 @@ class Execution:
     def _receive_message(self, event: MessageEvent) -> None:
         match event:
             case CancelRequested():
-                self._request_cancel(event)
+                self.root.request_cancel(event)
             case TerminateRequested():
                 self._terminate(event)
             case EventReceived():
@@ -351,7 +348,7 @@ class Execution:
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """A task of the workflow that it did not begin itself (an update handler)."""
         context = contextvars.Context()
-        context.run(enter_workflow, self._view())
+        context.run(enter_workflow, self.view())
         return self.loop.create_task(work, context=context)
 
     def query(self, name: str, body: object) -> bytes:
@@ -360,7 +357,7 @@ class Execution:
 
         def ask() -> None:
             context = contextvars.Context()
-            context.run(enter_workflow, self._view())
+            context.run(enter_workflow, self.view())
             try:
                 answer.append(context.run(self.handlers.query, name, body))
             except QueryError as error:
@@ -378,99 +375,56 @@ class Execution:
     def _see(self, event: WorkflowStarted | MessageEvent) -> None:
         if event.sequence:
             self.seen.add((event.stream, event.sequence))
-        message_id = "" if isinstance(event, WorkflowStarted) else event.message_id
-        if message_id:
-            self.seen_ids.add(message_id)
-
-    def _request_cancel(self, event: CancelRequested) -> None:
-        if self._cancel is not None or self._root is None or not self._interruptible:
+        if isinstance(event, WorkflowStarted):
+            self.started = event
+            if event.carried:
+                inherit(self, event.carried)
             return
-        self._cancel = event
-        self._root.cancel(event.reason)
+        message_id = event.message_id
+        if message_id:
+            self.seen_ids[message_id] = None
 
     def _terminate(self, event: TerminateRequested) -> None:
         self.handlers.reject_all()
-        self._emit(WorkflowTerminated(event.reason))
+        self.emit(WorkflowTerminated(event.reason))
         self.ending = self.ending or WorkflowTerminated(event.reason)
 
-    # --- the root of the workflow
+    # --- one generation after the other
 
-    def _begin(self, started: WorkflowStarted) -> None:
-        context = contextvars.Context()
-        view = self._view()
-        context.run(enter_workflow, view)
-        self._root = self.loop.create_task(self._main(started, view), name=repr(self.key), context=context)
-        if started.deadline:
-            self.loop.call_at(started.deadline / MICROSECONDS, self._time_out, started)
+    def recur(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> NoReturn:
+        """Workflow code ends this generation and goes on in the next."""
+        self.root.recur(args, kwargs)
 
-    def _view(self) -> WorkflowContext:
-        # Not kept: it refers to us, and would make a cycle.
+    def following(self) -> Execution:
+        """The execution of the next generation, which has not begun."""
+        return Execution(self.workflow, self.key, generation=self.generation + 1, worker_id=self._worker_id)
+
+    def following_start(self, ending: WorkflowRecurred) -> WorkflowStarted:
+        """What the next generation begins with: the same start, its time limit included, with another input."""
+        assert self.started is not None
+        code = self.workflow.code
+        return self.started._replace(input=ending.input, code=code, begin_at=0, carried=ending.carried)
+
+    # --- for the root of the workflow
+
+    def view(self) -> WorkflowContext:
+        """The context of workflow code. Not kept: it refers to us, and would make a cycle."""
         return WorkflowContext(self, self._worker_id)
 
-    def _time_out(self, started: WorkflowStarted) -> None:
-        if self._cancel is None and self._interruptible and self._root is not None:
-            self._timed_out = started.deadline / MICROSECONDS
-            self._root.cancel("timeout")
+    def compensate(self, undo: Undo) -> Coroutine[Any, Any, Any]:
+        """Run a compensation as the activity that it is."""
+        return self._activity(undo.id, undo.compensation, undo.input, undo.undoes)
 
-    async def _main(self, started: WorkflowStarted, view: WorkflowContext) -> None:
-        self._interruptible = True
-        ending = await self._body(started, view)
-        # From here on neither cancel nor timeout interrupts: what was done is undone to the end.
-        self._interruptible = False
-        await cancel_others(self.loop.live_tasks(), "the workflow has ended")
-        if not isinstance(ending, WorkflowCompleted):
-            await self._compensate(ending)
+    def end(self, ending: Ending) -> None:
+        """The root has come to its end: nothing is waited for any more."""
         self.handlers.reject_all()
         for wait in list(self.waiting.open.values()):
             self.waiting.end(wait)
         for timer in list(self.timers.values()):
             timer.cancel()
         self._drain_timers()
-        self._emit(ending)
+        self.emit(ending)
         self.ending = ending
-
-    async def _body(self, started: WorkflowStarted, view: WorkflowContext) -> Ending:
-        try:
-            await self._until(started.begin_at)
-            args, kwargs = self.workflow.parameters.decode(started.input)
-            returned = await self.workflow.fn(view, *args, **kwargs)
-            result = fitting(self.workflow.result.encode(returned), f"the result of {self.key!r}")
-            failure = None
-        except (Evicted, GeneratorExit):
-            raise
-        except BaseException as error:  # noqa: BLE001 - SystemExit and all: whatever user code raises ends the instance, not the worker
-            result, failure = b"", error
-        if self._timed_out:
-            failure = WorkflowTimeoutError("the workflow took longer than its timeout")
-        elif self._cancel is not None:
-            return WorkflowCancelled(self._cancel.reason)
-        if failure is None:
-            return WorkflowCompleted(result)
-        return WorkflowFailed(Failure.of(failure).encode())
-
-    async def _until(self, begin_at: int) -> None:
-        """A delayed start waits like any sleep: recorded, woken by the server, cancelled before the body is entered."""
-        self.delayed = begin_at > 0
-        try:
-            if self.delayed:
-                await asyncio.sleep(max(0.0, begin_at / MICROSECONDS - self.loop.time()))
-        finally:
-            self.delayed = False
-
-    async def _compensate(self, ending: Ending) -> None:
-        undos = self.saga.newest_first()
-        self.compensating = True
-        if undos:
-            self._emit(CompensationBegun(type(ending).__name__))
-        for undo in undos:
-            await self._undo(undo)
-
-    async def _undo(self, undo: Undo) -> None:
-        try:
-            await self._activity(undo.id, undo.compensation, undo.input, undo.undoes)
-        except Exception:
-            logger = self._view().logger
-            logger.exception("compensation %s failed", undo.id)
 
     def _task_failed(self, context: Mapping[str, object]) -> None:
         if not self.replaying:
@@ -491,7 +445,7 @@ class Execution:
         self.ending = self.ending or WorkflowTerminated("evicted")
         self.loop.close_all()
         # Freed at once, by reference counts: collections of cycles are rare in a worker, and slow.
-        self._root = None
+        self.root.task = None
         self.on_violation = None
         self.announce = None
         self.waiting.close()

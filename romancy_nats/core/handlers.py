@@ -37,6 +37,8 @@ class Handlers:
         self.running: dict[str, UpdateRequested] = {}
         self.inboxes: dict[str, str] = {}
         """Where the callers of updates wait."""
+        self.answered: dict[str, UpdateAnswered] = {}
+        """For callers who missed their answer and look for it when the history of this generation is gone."""
 
     def close(self) -> None:
         """The code is evicted: nothing is to refer to whom it belonged."""
@@ -108,6 +110,7 @@ class Handlers:
 
     def _answer(self, answered: UpdateAnswered) -> None:
         if self.running.pop(answered.id, None) is not None:
+            self.answered[answered.id] = answered
             self._emit(answered)
 
     def reject_all(self) -> None:

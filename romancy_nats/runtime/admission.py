@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from romancy_nats.runtime.instance import Instance
 
 LONGEST_GAP = 3
-"""Times the ack wait: so long an earlier message of the same sender is waited for."""
+"""Times the ack wait: so long an earlier message of the same sender is waited for, from when the later one is there.
+Its age does not count: both may have waited for hours, and come back from their naks in any order."""
+LOOKS_PER_WAIT = 4
 
 
 def is_moot(execution: Execution, event: Delivered) -> bool:
@@ -39,8 +41,7 @@ def is_early(instance: Instance, event: Delivered, held: HeldDelivery) -> bool:
     """Whether an earlier message of the same sender is still on its way; one that is lost is not waited for."""
     if not isinstance(event, MessageReceived) or not event.order:
         return False
-    waited = instance.owner.world.clock.now() - held.delivery.time / 1_000_000
-    if waited >= LONGEST_GAP * instance.owner.tuning.ack_wait:
+    if held.looks >= LONGEST_GAP * LOOKS_PER_WAIT:
         return False
     return instance.execution.waiting.out_of_order(event.sender, event.order)
 

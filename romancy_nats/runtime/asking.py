@@ -8,9 +8,10 @@ from contextlib import aclosing, suppress
 
 from romancy_nats.core.commit import Commit
 from romancy_nats.core.definition import registered_errors
-from romancy_nats.core.events import UpdateAnswered
+from romancy_nats.core.events import Event, UpdateAnswered, WorkflowStarted
 from romancy_nats.core.failure import Failure
 from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.inheritance import inherited_answer
 from romancy_nats.errors import QueryError, UpdateFailedError, UpdateRejectedError
 from romancy_nats.ports import World
 from romancy_nats.runtime.notices import read_update_notice
@@ -115,11 +116,16 @@ class UpdateCall:
             async for item in items:
                 if isinstance(item, Commit):
                     for event in item.events:
-                        if isinstance(event, UpdateAnswered) and event.id == self._id:
-                            return event
+                        if (found := self._answer_in(event)) is not None:
+                            return found
                 elif tail.over or not wait:
                     return None
         return None
+
+    def _answer_in(self, event: Event) -> UpdateAnswered | None:
+        if isinstance(event, WorkflowStarted):
+            return inherited_answer(event.carried, self._id)
+        return event if isinstance(event, UpdateAnswered) and event.id == self._id else None
 
 
 def _result(answered: UpdateAnswered) -> bytes:

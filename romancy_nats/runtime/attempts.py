@@ -111,6 +111,9 @@ class Attempts:
         attempt = pending.attempts
         heartbeat = pending.heartbeat
         while True:
+            # Also before the first: this process may have stood still since it was asked for (L10).
+            while not workshop.may_begin():
+                await asyncio.sleep(workshop.tuning.lease_ttl / 30)
             attempt += 1
             error = await self._try(attempt, heartbeat)
             if error is None or self._given_up:
@@ -137,8 +140,6 @@ class Attempts:
             note = ActivityAttemptFailed(pending.id, attempt, failure, heartbeat)
             self._told.attempt_failed(note, commit=delay >= LONG_DELAY)
             await asyncio.sleep(delay)
-            while not workshop.may_begin():
-                await asyncio.sleep(workshop.tuning.lease_ttl / 30)
 
     async def _try(self, attempt: int, heartbeat: bytes) -> BaseException | None:
         # Whoever watches wants to see what takes long: most first attempts are over before they are worth a notice.

@@ -9,15 +9,16 @@ from dataclasses import replace
 import anyio
 
 from romancy_nats.core.commit import Commit
-from romancy_nats.core.events import WaitEnded, WaitStarted
+from romancy_nats.core.events import WaitEnded, WaitStarted, WorkflowRecurred
 from romancy_nats.core.execution import Execution
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
 from romancy_nats.errors import PayloadError, RomancyError, WorkflowRuleError
 from romancy_nats.ports import Held, Refused
+from romancy_nats.runtime.generations import next_record
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.owner import Owner
-from romancy_nats.runtime.writing import microseconds, read_commits, write_record
+from romancy_nats.runtime.writing import microseconds, read_commit, read_commits, write_record
 
 _log = logging.getLogger("romancy.worker")
 _YIELD_EVERY = 200
@@ -70,12 +71,24 @@ async def load(owner: Owner, execution: Execution, record: InstanceRecord, revis
     instance = Instance(owner, key, execution, record, revision)
     commits = await read_commits(owner.world, key, record.generation)
     instance.commits = len(commits)
+    if record.generation:
+        # Whoever had it before may not have come to that.
+        owner.generation_over(key, record.generation - 1)
     if record.takeovers > owner.tuning.max_takeovers:
         instance.stalled = WorkflowRuleError(
             f"{record.takeovers} workers took this instance over and none got a commit further: it seems to kill "
             "its workers; look at what its next activity does, then retry"
         )
-        return _recognised(instance, commits)
+        _recognise(instance, commits)
+    else:
+        await _replay(instance, commits)
+    if isinstance(execution.ending, WorkflowRecurred):
+        return await _recurred(instance)
+    return instance
+
+
+async def _replay(instance: Instance, commits: Sequence[bytes]) -> None:
+    key, execution, record = instance.key, instance.execution, instance.record
     started: dict[str, WaitStarted] = {}
     try:
         for index, data in enumerate(commits):
@@ -88,11 +101,24 @@ async def load(owner: Owner, execution: Execution, record: InstanceRecord, revis
     except RomancyError as error:
         _log.error("%r does not go on with this code: %s", key, error)
         instance.stalled = error
-        return _recognised(instance, commits)
-    return instance
+        _recognise(instance, commits)
 
 
-def _recognised(instance: Instance, commits: Sequence[bytes]) -> Instance:
+async def _recurred(instance: Instance) -> Instance:
+    """Its owner died between two generations: the next one, if it has begun; else it is still to begin."""
+    owner, key = instance.owner, instance.key
+    if await read_commit(owner.world, key, instance.record.generation + 1, 1) is None:
+        return instance
+    record = next_record(instance.record, commits=1)
+    reply = await write_record(owner.world, key, record, instance.revision)
+    instance.close()
+    if isinstance(reply, Refused):
+        instance.drop()
+        return instance
+    return await load(owner, instance.execution.following(), record, reply)
+
+
+def _recognise(instance: Instance, commits: Sequence[bytes]) -> None:
     """What a history says even where its code cannot follow: the messages in it, its time, and how it ended.
 
     An instance that has ended needs no code: it is brought to rest as what it is, and gets no second ending.
@@ -105,4 +131,3 @@ def _recognised(instance: Instance, commits: Sequence[bytes]) -> Instance:
         instance.last_time = max(instance.last_time, commit.time)
         if instance.execution.recognise(commit):
             instance.stalled = None
-    return instance

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from romancy_nats.core.events import (
@@ -37,7 +38,7 @@ class Effects(Part):
         self.alarms = Alarms(instance.owner.world.clock)
         self.registrations = Registrations(instance)
 
-    def carry_out(self, batch: list[Event]) -> None:
+    def carry_out(self, batch: Sequence[Event]) -> None:
         """Begin what a commit asked for."""
         for event in batch:
             if isinstance(event, ActivityScheduled):

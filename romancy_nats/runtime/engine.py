@@ -11,7 +11,7 @@ from typing import Any
 import msgpack
 
 from romancy_nats.core.definition import Workflow
-from romancy_nats.core.events import UpdateAnswered
+from romancy_nats.core.events import UpdateAnswered, WorkflowRecurred
 from romancy_nats.core.execution import Execution
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.errors import ConnectionLostError, RomancyError, ServerUnavailableError
@@ -20,6 +20,7 @@ from romancy_nats.runtime.alarms import idle
 from romancy_nats.runtime.attempts import Workshop
 from romancy_nats.runtime.dispatcher import Dispatcher
 from romancy_nats.runtime.due import Due
+from romancy_nats.runtime.generations import begin_next
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.intake import Intake
 from romancy_nats.runtime.janitor import Janitor
@@ -239,6 +240,10 @@ class Engine:
             # It looked once more: something came while its effects were acknowledged (L6).
             instance.stay()
             return
+        ending = instance.execution.ending
+        if isinstance(ending, WorkflowRecurred) and not self.draining:
+            begin_next(self, instance, ending)
+            return
         # From here on it may be somebody else's: what is due meanwhile is for whoever wakes it (L1).
         instance.effects.alarms.clear()
         if not await rest(instance, let_go=let_go):
@@ -246,10 +251,7 @@ class Engine:
             return
         instance.fall_asleep()
         self.forget(instance)
-        if instance.notify:
-            told = outcome(instance)
-            for inbox in instance.notify:
-                self.world.wire.notify(inbox, told)
+        self._tell(instance)
         # After the notices: somebody waits for those, nobody for an ack (L5).
         acknowledge(instance, let_go=let_go)
         if instance.record.status.ended:
@@ -258,6 +260,12 @@ class Engine:
             self._keep(instance)
         else:
             instance.close()
+
+    def _tell(self, instance: Instance) -> None:
+        if instance.notify:
+            told = outcome(instance)
+            for inbox in instance.notify:
+                self.world.wire.notify(inbox, told)
 
     def _keep(self, instance: Instance) -> None:
         """Remember a resting instance, so that waking it needs no replay; the longest asleep is forgotten first."""
@@ -272,6 +280,10 @@ class Engine:
         inbox = instance.execution.handlers.inboxes.pop(answered.id, "")
         if inbox:
             self.world.wire.notify(inbox, update_notice(answered))
+
+    def generation_over(self, key: InstanceKey, generation: int) -> None:
+        """Clear the history of a generation that was followed by another."""
+        self.spawn(self.janitor.clear(key, generation))
 
     def memory_lost(self, instance: Instance) -> None:
         """Drop the memory; the messages it held are given back, and whoever gets them looks at the record."""
@@ -379,7 +391,7 @@ class Engine:
 
     async def _let_go(self, instance: Instance) -> None:
         quiet = await instance.come_to_a_stop(_SETTLING)
-        if not quiet and not instance.rested.done():
+        if not (quiet and instance.shown) and not instance.rested.done():
             # Its commit is unanswered: nothing else of it may be written (L3); whoever takes over reads what landed.
             self.memory_lost(instance)
         elif not instance.dropped and instance.execution.ending is None and instance.stalled is None:

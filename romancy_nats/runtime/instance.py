@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
 from romancy_nats.core.commit import Commit, encode_commit, split
@@ -29,15 +28,16 @@ from romancy_nats.core.events import (
 from romancy_nats.core.execution import Execution
 from romancy_nats.core.headers import MESSAGE_ID
 from romancy_nats.core.ids import InstanceKey
-from romancy_nats.core.record import InstanceRecord, InstanceStatus
+from romancy_nats.core.record import InstanceRecord
 from romancy_nats.errors import PayloadTooLargeError, RomancyError, WorkflowRuleError
 from romancy_nats.ports import Refusal, Refused, WriteReply
-from romancy_nats.runtime.admission import is_early, is_moot, is_over, weight
+from romancy_nats.runtime import showing
+from romancy_nats.runtime.admission import LOOKS_PER_WAIT, is_early, is_moot, is_over, weight
 from romancy_nats.runtime.alarms import idle, next_due
 from romancy_nats.runtime.effects import Effects
 from romancy_nats.runtime.owner import HeldDelivery, Owner
 from romancy_nats.runtime.progress import EMITTED, write_progress
-from romancy_nats.runtime.writing import microseconds, read_commit, write_record
+from romancy_nats.runtime.writing import microseconds, read_commit
 
 _log = logging.getLogger("romancy.worker")
 _MICROSECONDS = 1_000_000
@@ -71,6 +71,8 @@ class Instance:
         self.held: list[HeldDelivery] = []
         self.notify: list[str] = []
         self.dropped = False
+        self.shown = True
+        """Whether the record names this generation."""
         self.stopping = False
         self.stalled: BaseException | None = None
         self.rested: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -83,7 +85,7 @@ class Instance:
         self.effects = Effects(self)
         self.over: list[WaitStarted] = []
         self._linger: asyncio.TimerHandle | None = None
-        self._early: list[tuple[Delivered, HeldDelivery | None]] = []
+        self._early: list[tuple[Delivered, HeldDelivery]] = []
         self._patience: asyncio.TimerHandle | None = None
         self._emitted: list[bytes] = []
         self._confirmed: list[asyncio.Future[None]] = []
@@ -287,9 +289,9 @@ class Instance:
         self.owner.pace.answered(self)
         if self.dropped:
             return
-        if self._begins_to_compensate():
+        if showing.is_owed(self):
             self._busy = True
-            self.owner.spawn(self._mark_compensating(batch))
+            self.owner.spawn(showing.show(self, batch))
         else:
             self._go_on(batch)
 
@@ -314,12 +316,12 @@ class Instance:
                 waiter.set_result(None)
         self._confirmed.clear()
 
-    def _begins_to_compensate(self) -> bool:
-        if self.stalled is not None or not self.execution.compensating or self.execution.ending is not None:
-            return False
-        return self.record.status is not InstanceStatus.COMPENSATING
+    def take_effect(self, batch: Sequence[Event]) -> None:
+        """What `batch` asked for begins: it is committed, and the record says what it has to."""
+        self._busy = False
+        self._go_on(batch)
 
-    def _go_on(self, batch: list[Event]) -> None:
+    def _go_on(self, batch: Sequence[Event]) -> None:
         for value in self._emitted:
             self.announce(EMITTED, value)
         self._emitted.clear()
@@ -329,19 +331,6 @@ class Instance:
             self._turn()
         else:
             self._settled()
-
-    async def _mark_compensating(self, batch: list[Event]) -> None:
-        """Show in the record that the instance compensates; its new revision is the fence from here on."""
-        record = replace(self.record, status=InstanceStatus.COMPENSATING, commits=self.commits)
-        reply = await write_record(self.owner.world, self.key, record, self.revision)
-        if self.dropped:
-            return
-        if isinstance(reply, Refused):
-            self.owner.memory_lost(self)
-            return
-        self.record, self.revision = record, reply
-        self._busy = False
-        self._go_on(batch)
 
     def _settled(self) -> None:
         """Nothing is left to do in this turn: rest if nothing can come, or linger if nothing will come soon."""
@@ -358,12 +347,14 @@ class Instance:
     def _be_patient(self) -> None:
         """Wait for the message that is missing, but not for ever."""
         if self._patience is None:
-            pause, loop = self.owner.tuning.ack_wait / 4, asyncio.get_running_loop()
+            pause, loop = self.owner.tuning.ack_wait / LOOKS_PER_WAIT, asyncio.get_running_loop()
             self._patience = loop.call_later(pause, self._look_at_early)
 
     def _look_at_early(self) -> None:
         self._patience = None
         if not self.dropped and self._early:
+            for _, held in self._early:
+                held.looks += 1
             self._inbox.extend(self._early)
             self._early = []
             if not self._busy:

@@ -20,6 +20,7 @@ _log = logging.getLogger("romancy.worker")
 _MOST_REMEMBERED = 50_000
 _AT_ONCE = 4
 _PAUSE = 1.0
+_LONGEST_PAUSE = 60.0
 
 
 class Janitor:
@@ -63,6 +64,19 @@ class Janitor:
         except RomancyError as error:
             _log.warning("%r could not be archived (%s); the sweep tries again", key, error)
 
+    async def clear(self, key: InstanceKey, generation: int) -> None:
+        """Remove the commits of a generation that was followed by another; whoever takes over later does it again."""
+        pause = _PAUSE
+        while not await self._cleared(key, generation):
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    async def _cleared(self, key: InstanceKey, generation: int) -> bool:
+        try:
+            return await self._engine.world.archive.clear(key, generation)
+        except ServerUnavailableError:
+            return False
+
     async def tidy(self, key: InstanceKey) -> None:
         """Archive, point to the archive, clear the ledger, seal the record: each step may be done again."""
         held = await read_record(self._engine.world, key)
@@ -73,8 +87,9 @@ class Janitor:
             if pointed is None:
                 return
             held = pointed
-        if held.record.commits and not await self._engine.world.archive.clear(key, held.record.generation):
-            return
+        for generation in {held.record.generation, max(0, held.record.generation - 1)}:
+            if held.record.commits and not await self._engine.world.archive.clear(key, generation):
+                return
         sealed = replace(held.record, sealed=True)
         ttl = sealed.retention or self._engine.tuning.retention
         await self._engine.world.archive.seal(key, sealed, held.revision, ttl)

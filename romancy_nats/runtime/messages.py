@@ -78,7 +78,9 @@ class Messages:
                 delivery, f"InstanceNotFoundError: no instance {key.id!r} within a day"
             )
         else:
-            delivery.nak(min(2.0 ** min(delivery.deliveries, 10), 600.0))
+            # Back before a later message of its sender has lost patience with it (see `admission`).
+            longest = 2 * self._engine.tuning.ack_wait
+            delivery.nak(min(2.0 ** min(delivery.deliveries, 10), longest))
 
     async def _deliver(self, key: InstanceKey, held: Held, delivery: Delivery, kind: str) -> None:
         record = held.record

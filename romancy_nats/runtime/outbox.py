@@ -22,9 +22,9 @@ _MOST_REMEMBERED = 10_000
 
 @dataclass(slots=True)
 class _Line:
-    """The messages to one generation of an instance: the number of the last that is stored."""
+    """The messages to an instance since one start of it: the number of the last that is stored."""
 
-    generation: int
+    start: int
     last: int = 0
 
 
@@ -44,7 +44,7 @@ class Outbox:
     async def put(
         self,
         key: InstanceKey,
-        generation: int,
+        start: int,
         channel: str,
         data: object,
         metadata: Mapping[str, Any] | None,
@@ -52,17 +52,19 @@ class Outbox:
     ) -> None:
         """One message after the other to an instance (see `turn`); a number counts only once it is stored."""
         body = encode_plain(data, f"the message on {channel!r}")
-        line = self._line(key, generation)
+        line = self._line(key, start)
         order = line.last + 1
         message = channel_message(key, channel, body, self._sender, order, message_id, metadata)
         if not isinstance(await self._send(message), Duplicate):
             line.last = order
 
-    def _line(self, key: InstanceKey, generation: int) -> _Line:
+    def _line(self, key: InstanceKey, start: int) -> _Line:
+        """The line to an instance whose present life began with that start, 0 while that is not known."""
         line = self._lines.get(key)
-        if line is None or line.generation != generation:
-            # A new generation knows nothing of what was sent to the one before.
-            line = self._lines[key] = _Line(generation)
+        if line is None or (line.start and start and line.start != start):
+            # Begun again by another start it knows nothing of what was sent before; begun anew by `recur` it does.
+            line = self._lines[key] = _Line(start)
+        line.start = start or line.start
         self._lines.move_to_end(key)
         if len(self._lines) > _MOST_REMEMBERED:
             # Beginning again at 1 is harmless: a number that was there before is never early.

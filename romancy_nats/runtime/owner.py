@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from romancy_nats.core.events import UpdateAnswered
+from romancy_nats.core.ids import InstanceKey
 from romancy_nats.ports import Delivery, World
 from romancy_nats.runtime.attempts import Workshop
 from romancy_nats.runtime.lease import Lease
@@ -34,6 +35,9 @@ class Owner(Protocol):
     def update_answered(self, instance: Instance, answered: UpdateAnswered) -> None:
         """Tell whoever waits for an update; it is recorded."""
 
+    def generation_over(self, key: InstanceKey, generation: int) -> None:
+        """The record names the next generation: the commits of this one are of no use any more."""
+
     def memory_lost(self, instance: Instance) -> None:
         """A write was refused: the memory is worthless; look at the record again (L3)."""
 
@@ -45,3 +49,5 @@ class HeldDelivery:
     delivery: Delivery
     commit: int = 0
     moot: bool = False
+    looks: int = 0
+    """How often it was looked at while an earlier message of its sender was missing."""

@@ -82,7 +82,7 @@ class Ownership:
             if asleep is not None:
                 asleep.close()
             instance = await claim.load(engine, engine.execution(key, record.generation), record, revision)
-        if record.owner != engine.lease.incarnation:
+        if record.owner != engine.lease.incarnation or instance.dropped:
             # The lease was lost on the way: the record names a dead incarnation, which commits nothing (L10).
             instance.drop()
             delivery.nak()

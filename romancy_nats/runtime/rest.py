@@ -6,17 +6,26 @@ import asyncio
 import base64
 import logging
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from romancy_nats.core.events import WorkflowCancelled, WorkflowCompleted, WorkflowFailed, WorkflowTerminated
+from romancy_nats.core.events import (
+    WorkflowCancelled,
+    WorkflowCompleted,
+    WorkflowFailed,
+    WorkflowRecurred,
+    WorkflowTerminated,
+)
 from romancy_nats.core.failure import Failure
 from romancy_nats.core.headers import KIND
 from romancy_nats.core.record import LONGEST_ERROR, InstanceRecord, InstanceStatus
 from romancy_nats.core.waits import EVENT
 from romancy_nats.ports import Refused, WriteReply
 from romancy_nats.runtime.alarms import next_due
-from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.owner import HeldDelivery
 from romancy_nats.runtime.writing import microseconds, write_record
+
+if TYPE_CHECKING:
+    from romancy_nats.runtime.instance import Instance
 
 _log = logging.getLogger("romancy.worker")
 
@@ -39,9 +48,10 @@ def resting_record(instance: Instance, *, let_go: bool = False) -> InstanceRecor
         next_due=0,
         code="",
     )
-    if let_go:
-        return replace(rested, status=InstanceStatus.QUEUED)
     ending = instance.execution.ending
+    if let_go or isinstance(ending, WorkflowRecurred):
+        # Also between two generations: whoever takes it up begins the next one.
+        return replace(rested, status=InstanceStatus.QUEUED)
     if instance.stalled is not None:
         text = f"{instance.stalled}"[:LONGEST_ERROR]
         code = instance.execution.workflow.code
@@ -141,6 +151,14 @@ def acknowledge(instance: Instance, *, let_go: bool = False) -> None:
     if not instance.rested.done():
         # A forward that is told of a let-go would ack the only wake of an instance that nobody owns.
         instance.rested.set_result(0 if let_go else instance.record.commits)
+
+
+def acknowledge_recorded(instance: Instance) -> None:
+    """Ack in mid-turn what the record covers since it was written just now: an instance may never rest (L5)."""
+    covered = [held for held in instance.held if 0 < held.commit <= instance.record.commits]
+    for held in covered:
+        held.delivery.ack()
+    instance.held = [held for held in instance.held if held not in covered]
 
 
 def _is_owed(held: HeldDelivery) -> bool:

@@ -13,6 +13,7 @@ from romancy_nats.core.events import (
     WorkflowCancelled,
     WorkflowCompleted,
     WorkflowFailed,
+    WorkflowRecurred,
     WorkflowTerminated,
 )
 from romancy_nats.core.execution import Execution
@@ -25,6 +26,7 @@ _STATUS: dict[type[Ending], InstanceStatus] = {
     WorkflowFailed: InstanceStatus.FAILED,
     WorkflowCancelled: InstanceStatus.CANCELLED,
     WorkflowTerminated: InstanceStatus.TERMINATED,
+    WorkflowRecurred: InstanceStatus.RUNNING,
 }
 
 

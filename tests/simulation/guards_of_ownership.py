@@ -10,9 +10,9 @@ import pytest
 
 from romancy_nats.ports import Refusal, Refused
 from romancy_nats.runtime import claim as claim_module
-from romancy_nats.runtime import instance as instance_module
 from romancy_nats.runtime import intake as intake_module
 from romancy_nats.runtime import rest as rest_module
+from romancy_nats.runtime import showing as showing_module
 from romancy_nats.runtime.effects import Effects
 from romancy_nats.runtime.engine import Engine
 from romancy_nats.runtime.instance import Instance
@@ -114,7 +114,7 @@ def resent_under_another_number(patch: Patch) -> None:
 
 def refused_record_counts_as_ours(patch: Patch) -> None:
     """A record write that is refused as stale adopts the record that is there."""
-    for module in (claim_module, rest_module, instance_module):
+    for module in (claim_module, rest_module, showing_module):
         write = module.write_record
 
         async def adopt(world: Any, key: Any, record: Any, expected: int, write: Any = write) -> Any:

@@ -11,6 +11,7 @@ from romancy_nats import client as client_module
 from romancy_nats import handle as handle_module
 from romancy_nats.core.events import ActivityCompleted, ActivityFailed, TimerFired
 from romancy_nats.core.execution import Execution
+from romancy_nats.core.root import Root
 from romancy_nats.core.saga import Saga
 from romancy_nats.runtime import instance as instance_module
 from romancy_nats.runtime.effects import Effects
@@ -241,11 +242,11 @@ def compensations_not_awaited(patch: Patch) -> None:
     """The end is recorded while compensations still run."""
 
     async def undo(self: Any, one: Any) -> None:
-        self.loop.create_task(real(self, one))
+        self._execution.loop.create_task(real(self, one))
         await asyncio.sleep(0)
 
-    real = Execution._undo
-    patch.setattr(Execution, "_undo", undo)
+    real = Root._undo
+    patch.setattr(Root, "_undo", undo)
 
 
 # --- the client

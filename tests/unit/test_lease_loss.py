@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from romancy_nats import Client, WorkflowContext, workflow
+from romancy_nats import Client, WorkflowContext, activity, workflow
 from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.pending import PendingActivity
 from romancy_nats.core.record import InstanceRecord
 from romancy_nats.ports import Refusal, Refused, WriteReply
+from romancy_nats.runtime.attempts import Attempts, Workshop
 from romancy_nats.runtime.engine import Engine
 from romancy_nats.runtime.tuning import Tuning
 from romancy_nats.testing.memory import MemoryServer
@@ -108,3 +110,35 @@ def test_a_claim_that_the_lease_did_not_outlive_is_given_back(late: float) -> No
         assert all(engine.lease.incarnation.encode() in data for data in ledger.appended)
 
     play(late, check)
+
+
+def test_no_first_attempt_begins_once_the_lease_is_gone() -> None:
+    """The process stands still between the commit that asks for an activity and the activity's first moment."""
+    began: list[str] = []
+
+    @activity
+    async def act() -> None:
+        began.append("it")
+
+    class Told:
+        def ended(self, event: object) -> None: ...
+        def attempt_failed(self, event: object, *, commit: bool) -> None: ...
+        def announce(self, type: str, data: bytes) -> None: ...
+
+    async def main() -> None:
+        world = MemoryServer(seed=1).world("worker")
+        workshop = Workshop(TUNING, world.clock, world.chance)
+        valid = True
+        workshop.may_begin = lambda: valid
+        nobody: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        pending = PendingActivity("act:1", act, act.parameters.encode((), {}), nobody, 0, "")
+        attempts = Attempts(workshop, InstanceKey("w", "i"), 0, pending, Told())
+        task = asyncio.create_task(attempts.run())
+        valid = False
+        await asyncio.sleep(60)
+        assert began == []
+        valid = True
+        await task
+        assert began == ["it"]
+
+    run(main, seed=1)

@@ -1,0 +1,78 @@
+"""What a generation inherits from the one before: unread messages, and how far every conversation has come."""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+
+from romancy_nats.core.events import MessageReceived, UpdateAnswered
+from romancy_nats.core.ids import InstanceKey
+
+if TYPE_CHECKING:
+    from romancy_nats.core.execution import Execution
+
+_MOST_SEEN = 1000
+"""Messages of each stream that are known again. One that is older was acknowledged: a redelivery comes before what is
+new, so that none of these thousand would have been delivered before it."""
+_ROOM_FOR_ANSWERS = 100_000
+"""Bytes; answers to updates are told at once, and looked for here only by a caller who missed that."""
+
+
+def inheritance(execution: Execution) -> bytes:
+    """What `execution` leaves behind, for the start of the next generation."""
+    waiting = execution.waiting
+    seen = {
+        stream: [sequence for _, sequence in places][-_MOST_SEEN:]
+        for stream, places in groupby(sorted(execution.seen), key=itemgetter(0))
+    }
+    return msgpack.packb(
+        {
+            "unread": [tuple(message) for unread in waiting.unread.values() for message in unread],
+            "orders": waiting.orders,
+            "sent": [(key.workflow, key.id, count) for key, count in execution.sent.items()],
+            "seen": seen,
+            "seen_ids": list(execution.seen_ids)[-_MOST_SEEN:],
+            "answered": _answers(execution),
+        },
+        unicode_errors="surrogatepass",
+    )
+
+
+def _answers(execution: Execution) -> list[tuple[object, ...]]:
+    kept: list[tuple[object, ...]] = []
+    room = _ROOM_FOR_ANSWERS
+    for answered in reversed(execution.handlers.answered.values()):
+        room -= len(answered.result) + len(answered.failure) + len(answered.id) + 16
+        if room < 0:
+            break
+        kept.append(tuple(answered))
+    return kept[::-1]
+
+
+def inherited_answer(carried: bytes, id: str) -> UpdateAnswered | None:
+    """The answer to an update of an earlier generation."""
+    found = (UpdateAnswered(*fields) for fields in _unpack(carried)["answered"]) if carried else ()
+    return next((answered for answered in found if answered.id == id), None)
+
+
+def _unpack(carried: bytes) -> dict[str, Any]:
+    return msgpack.unpackb(carried, unicode_errors="surrogatepass")  # type: ignore[no-any-return]
+
+
+def inherit(execution: Execution, carried: bytes) -> None:
+    """Give it to an execution that begins."""
+    left = _unpack(carried)
+    for fields in left["unread"]:
+        message = MessageReceived(*fields)
+        execution.waiting.unread.setdefault(message.channel, deque()).append(message)
+    execution.waiting.orders.update(left["orders"])
+    execution.sent.update({InstanceKey(workflow, id): count for workflow, id, count in left["sent"]})
+    execution.seen.update(
+        (stream, sequence) for stream, sequences in left["seen"].items() for sequence in sequences
+    )
+    execution.seen_ids.update(dict.fromkeys(left["seen_ids"]))
+    execution.handlers.answered.update({fields[0]: UpdateAnswered(*fields) for fields in left["answered"]})

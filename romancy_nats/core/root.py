@@ -1,0 +1,170 @@
+"""The root task of a workflow: entered once, interrupted at most once, and whatever it does, it comes to one ending."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+from weakref import ref
+
+from romancy_nats.core.context import WorkflowContext, enter_workflow
+from romancy_nats.core.events import (
+    CancelRequested,
+    CompensationBegun,
+    Ending,
+    WorkflowCancelled,
+    WorkflowCompleted,
+    WorkflowFailed,
+    WorkflowRecurred,
+    WorkflowStarted,
+)
+from romancy_nats.core.eviction import Evicted
+from romancy_nats.core.failure import Failure
+from romancy_nats.core.inheritance import inheritance
+from romancy_nats.core.limits import fitting
+from romancy_nats.core.saga import Undo
+from romancy_nats.core.tasks import cancel_others
+from romancy_nats.errors import PayloadTooLargeError, WorkflowTimeoutError
+
+if TYPE_CHECKING:
+    from romancy_nats.core.execution import Execution
+
+MICROSECONDS = 1_000_000
+
+
+class Recurring(BaseException):
+    """Unwinds workflow code that called `ctx.recur`; no `except Exception` of a user holds it up."""
+
+
+class Root:
+    """How the workflow code of one generation begins and ends."""
+
+    def __init__(self, execution: Execution) -> None:
+        # Weakly: what ends is freed at once, without the collector.
+        self._of = ref(execution)
+        self.task: asyncio.Task[None] | None = None
+        self._cancel: CancelRequested | None = None
+        self._timed_out: float = 0.0
+        self._interruptible = False
+        self._next: bytes | None = None
+
+    @property
+    def _execution(self) -> Execution:
+        execution = self._of()
+        assert execution is not None
+        return execution
+
+    # --- begun, and interrupted
+
+    def begin(self, started: WorkflowStarted, view: WorkflowContext) -> None:
+        """Enter the workflow code."""
+        execution = self._execution
+        context = contextvars.Context()
+        context.run(enter_workflow, view)
+        self.task = execution.loop.create_task(
+            self._main(started, view), name=repr(execution.key), context=context
+        )
+        if started.deadline:
+            execution.loop.call_at(started.deadline / MICROSECONDS, self._time_out, started)
+
+    def request_cancel(self, event: CancelRequested) -> None:
+        """Somebody asked for the cancel; what ends already is not interrupted, but does not recur."""
+        if self._cancel is not None or self.task is None:
+            return
+        if self._interruptible:
+            self._cancel = event
+            self.task.cancel(event.reason)
+        elif self._next is not None:
+            self._cancel = event
+
+    def recur(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> NoReturn:
+        """End this generation, from any task of it, and go on in the next one with this input."""
+        input = self._execution.workflow.parameters.encode(args, kwargs)
+        input = fitting(input, f"the next input of {self._execution.key!r}")
+        if self._interruptible:
+            self._next = input
+        if asyncio.current_task() is self.task:
+            raise Recurring
+        if self._interruptible and self.task is not None:
+            self.task.cancel("recur")
+        raise asyncio.CancelledError("recur")
+
+    def _time_out(self, started: WorkflowStarted) -> None:
+        if self._cancel is None and self._interruptible and self.task is not None:
+            self._timed_out = started.deadline / MICROSECONDS
+            self.task.cancel("timeout")
+
+    # --- to its end
+
+    async def _main(self, started: WorkflowStarted, view: WorkflowContext) -> None:
+        execution = self._execution
+        self._interruptible = True
+        ending = await self._body(started, view)
+        # From here on neither cancel nor timeout interrupts: what was done is undone to the end.
+        self._interruptible = False
+        await cancel_others(execution.loop.live_tasks(), "the workflow has ended")
+        if isinstance(ending, WorkflowRecurred):
+            ending = self._recurred(ending)
+        if not isinstance(ending, WorkflowCompleted | WorkflowRecurred):
+            await self._compensate(ending)
+        execution.end(ending)
+
+    async def _body(self, started: WorkflowStarted, view: WorkflowContext) -> Ending:
+        workflow = self._execution.workflow
+        try:
+            await self._until(started.begin_at)
+            args, kwargs = workflow.parameters.decode(started.input)
+            returned = await workflow.fn(view, *args, **kwargs)
+            result = fitting(workflow.result.encode(returned), f"the result of {self._execution.key!r}")
+            failure = None
+        except (Evicted, GeneratorExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - SystemExit and all: whatever user code raises ends the instance, not the worker
+            result, failure = b"", error
+        if self._timed_out:
+            failure = WorkflowTimeoutError("the workflow took longer than its timeout")
+        elif self._cancel is not None:
+            return WorkflowCancelled(self._cancel.reason)
+        elif self._next is not None:
+            return WorkflowRecurred(self._next)
+        if failure is None:
+            return WorkflowCompleted(result)
+        return WorkflowFailed(Failure.of(failure).encode())
+
+    def _recurred(self, ending: WorkflowRecurred) -> Ending:
+        """The ending with what the next generation inherits; a cancel that came meanwhile is stronger."""
+        if self._cancel is not None:
+            return WorkflowCancelled(self._cancel.reason)
+        carried = inheritance(self._execution)
+        try:
+            fitting(ending.input + carried, "what recur carries over (receive messages before it)")
+        except PayloadTooLargeError as error:
+            return WorkflowFailed(Failure.of(error).encode())
+        return ending._replace(carried=carried)
+
+    async def _until(self, begin_at: int) -> None:
+        """A delayed start waits like any sleep: recorded, woken by the server, cancelled before the body is entered."""
+        execution = self._execution
+        execution.delayed = begin_at > 0
+        try:
+            if execution.delayed:
+                await asyncio.sleep(max(0.0, begin_at / MICROSECONDS - execution.loop.time()))
+        finally:
+            execution.delayed = False
+
+    async def _compensate(self, ending: Ending) -> None:
+        execution = self._execution
+        undos = execution.saga.newest_first()
+        execution.compensating = True
+        if undos:
+            execution.emit(CompensationBegun(type(ending).__name__))
+        for undo in undos:
+            await self._undo(undo)
+
+    async def _undo(self, undo: Undo) -> None:
+        try:
+            await self._execution.compensate(undo)
+        except Exception:
+            logger = self._execution.view().logger
+            logger.exception("compensation %s failed", undo.id)

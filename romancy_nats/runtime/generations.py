@@ -1,0 +1,56 @@
+"""From one generation of an instance to the next (`ctx.recur`), without a moment at which a crash loses it.
+
+The end of the old generation is committed, then the first commit of the new one under the same fence, then the record
+names the new generation. Whoever takes over in between finds the end, and does what is missing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from romancy_nats.core.events import WorkflowRecurred
+from romancy_nats.core.record import InstanceRecord, InstanceStatus
+from romancy_nats.runtime.instance import Instance
+
+if TYPE_CHECKING:
+    from romancy_nats.runtime.engine import Engine
+
+
+def next_record(record: InstanceRecord, commits: int = 0) -> InstanceRecord:
+    """The record of the next generation: the same start and owner, another history."""
+    return replace(
+        record,
+        generation=record.generation + 1,
+        status=InstanceStatus.RUNNING,
+        commits=commits,
+        settled=0,
+        takeovers=0,
+        next_due=0,
+        waiting_for=[],
+    )
+
+
+def begin_next(engine: Engine, instance: Instance, ending: WorkflowRecurred) -> None:
+    """Put the next generation in the place of one that has ended, with all who wait for it."""
+    following = Instance(
+        engine, instance.key, instance.execution.following(), next_record(instance.record), instance.revision
+    )
+    following.shown = False
+    following.last_time = instance.last_time
+    following.notify = instance.notify
+    for held in instance.held:
+        if held.commit:
+            # The first commit holds it, too: which messages were seen is inherited (L5).
+            held.commit = 1
+        if held.commit or held.moot:
+            following.held.append(held)
+        else:
+            held.delivery.nak()
+    instance.held.clear()
+    started = instance.execution.following_start(ending)
+    instance.fall_asleep()
+    instance.rested.set_result(0)
+    instance.close()
+    engine.instances[instance.key] = following
+    following.give(started)

@@ -1,0 +1,125 @@
+"""`ctx.recur` under faults, and with a crash at every boundary: no message lost, none seen twice, no history left."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import msgpack
+import pytest
+
+from romancy_nats.core import inheritance
+from romancy_nats.core.events import WorkflowRecurred
+from romancy_nats.core.execution import Execution
+from romancy_nats.runtime import generations
+from romancy_nats.runtime.engine import Engine
+from romancy_nats.runtime.instance import Instance
+from romancy_nats.runtime.janitor import Janitor
+from romancy_nats.testing.memory import Faults
+from tests.simulation.relay import Relay, random_relay, run
+from tests.simulation.schedule import plan
+
+CHUNK = 150
+CHUNKS = 2
+MUST_FIRE = ("crash", "pause", "lost_ack", "late_write_landed", "duplicate", "outage", "drain", "stale_read")
+
+pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+
+
+@pytest.mark.parametrize("first", range(0, CHUNK * CHUNKS, CHUNK))
+def test_nothing_is_lost_between_generations(first: int) -> None:
+    counted: Counter[str] = Counter()
+    for seed in range(first, first + CHUNK):
+        chosen = plan(seed)
+        relay = run(random_relay(seed, chosen.faults, chosen.replicas, chosen.workers))
+        assert not relay.wrong, f"seed {seed}: " + "\n".join(relay.wrong)
+        counted += relay.faults.fired
+        counted["generations"] += relay.generations
+    assert all(counted[fault] for fault in MUST_FIRE), f"a fault never happened in this chunk: {counted}"
+    assert counted["generations"] > 2 * CHUNK
+
+
+@pytest.mark.parametrize(("replicas", "workers"), [(1, 1), (3, 2)])
+def test_a_crash_at_every_boundary_of_a_relay(replicas: int, workers: int) -> None:
+    def relay(crash_at: int | None = None) -> Relay:
+        return Relay(1, Faults(seed=1), replicas, workers, words=3, each=1, crash_at=crash_at)
+
+    whole = run(relay(), scheduled=False)
+    assert not whole.wrong
+    assert whole.generations == 4
+    for crash_at in range(1, whole.boundaries + 1):
+        crashed = run(relay(crash_at), scheduled=False)
+        assert not crashed.wrong, f"crash at boundary {crash_at}: {crashed.wrong}"
+        assert crashed.faults.fired["crash_after"] == 1
+
+
+def _forgets(*names: str) -> Callable[[pytest.MonkeyPatch], None]:
+    """The next generation inherits all but this."""
+
+    def change(patch: pytest.MonkeyPatch) -> None:
+        real = inheritance.inherit
+
+        def inherit(execution: Execution, carried: bytes) -> None:
+            left = msgpack.unpackb(carried)
+            left |= {name: type(left[name])() for name in names}
+            real(execution, msgpack.packb(left))
+
+        patch.setattr("romancy_nats.core.execution.inherit", inherit)
+
+    return change
+
+
+def _never_looks(patch: pytest.MonkeyPatch) -> None:
+    """A takeover does not look whether the next generation has begun."""
+
+    async def none(*_: object) -> None:
+        return None
+
+    patch.setattr("romancy_nats.runtime.claim.read_commit", none)
+
+
+def _clears_nothing(patch: pytest.MonkeyPatch) -> None:
+    async def nothing(*_: object) -> None: ...
+
+    patch.setattr(Janitor, "clear", nothing)
+
+
+def _too_late_is_acked(patch: pytest.MonkeyPatch) -> None:
+    """Messages that came too late for a generation are acked instead of being left to the next."""
+    real = generations.begin_next
+
+    def begin_next(engine: Engine, instance: Instance, ending: WorkflowRecurred) -> None:
+        for held in instance.held:
+            held.moot = held.moot or not held.commit
+        real(engine, instance, ending)
+
+    patch.setattr("romancy_nats.runtime.engine.begin_next", begin_next)
+
+
+MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "unread messages are not inherited": _forgets("unread"),
+    "seen messages are not inherited": _forgets("seen", "seen_ids"),
+    "a takeover begins a generation twice": _never_looks,
+    "old histories stay": _clears_nothing,
+    "what comes between two generations is lost": _too_late_is_acked,
+}
+MOST = 200
+
+
+def _short(seed: int) -> Relay:
+    """A mutant may turn round and round for as long as it is looked at."""
+    chosen = plan(seed)
+    relay = random_relay(seed, chosen.faults, chosen.replicas, chosen.workers)
+    relay.trouble, relay.patience = 40.0, 40.0
+    return relay
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_missing_guard_is_found(name: str) -> None:
+    for seed in range(MOST):
+        with pytest.MonkeyPatch.context() as patch:
+            MUTANTS[name](patch)
+            found = run(_short(seed)).wrong
+        if found and not run(_short(seed)).wrong:
+            return
+    pytest.fail(f"{name!r} survived {MOST} seeds")
