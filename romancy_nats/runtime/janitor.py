@@ -20,7 +20,7 @@ _log = logging.getLogger("romancy.worker")
 _MOST_REMEMBERED = 50_000
 _AT_ONCE = 4
 _PAUSE = 1.0
-_LONGEST_PAUSE = 60.0
+_TRIES = 8
 
 
 class Janitor:
@@ -65,17 +65,16 @@ class Janitor:
             _log.warning("%r could not be archived (%s); the sweep tries again", key, error)
 
     async def clear(self, key: InstanceKey, generation: int) -> None:
-        """Remove the commits of a generation that was followed by another; whoever takes over later does it again."""
-        pause = _PAUSE
-        while not await self._cleared(key, generation):
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
-
-    async def _cleared(self, key: InstanceKey, generation: int) -> bool:
-        try:
-            return await self._engine.world.archive.clear(key, generation)
-        except ServerUnavailableError:
-            return False
+        """Remove the commits of a generation that was followed by another; who loads or archives it does it again."""
+        reason: object = "the server refused"
+        for tries in range(_TRIES):
+            try:
+                if await self._engine.world.archive.clear(key, generation):
+                    return
+            except RomancyError as error:
+                reason = error
+            await asyncio.sleep(_PAUSE * 2**tries)
+        _log.warning("%r: the history of generation %d stays for now: %s", key, generation, reason)
 
     async def tidy(self, key: InstanceKey) -> None:
         """Archive, point to the archive, clear the ledger, seal the record: each step may be done again."""
