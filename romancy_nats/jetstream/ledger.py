@@ -86,7 +86,7 @@ class JetStreamLedger:
         """Create (expected 0) or replace the record by compare-and-set; the reply is the new revision."""
         reply = await self._write(key, record, expected)
         if expected == 0 and isinstance(reply, Refused) and reply.why is Refusal.STALE:
-            # A deleted record leaves a marker for an hour, which counts as a message but is no record.
+            # A record that expired leaves a marker for a while, which counts as a message but is no record.
             found = await self._last(key)
             if found is not None and found.marker:
                 return await self._write(key, record, found.sequence)

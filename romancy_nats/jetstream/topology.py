@@ -26,6 +26,7 @@ FORMAT_KEY = "romancy.format"
 _SECOND = 1_000_000_000
 _DAY = 86_400 * _SECOND
 _WINDOW = 120 * _SECOND
+_MARKER = 60 * _SECOND
 
 TUNABLE = frozenset(
     {"num_replicas", "storage", "max_age", "duplicate_window", "subject_delete_marker_ttl", "max_waiting"}
@@ -85,7 +86,8 @@ class Topology:
             "discard_new_per_subject": True,
             "allow_rollup_hdrs": True,
             "allow_msg_ttl": True,
-            "subject_delete_marker_ttl": 3600 * _SECOND,
+            # Tells whoever watches the bucket that a record expired. Short: it takes as much memory as the record did.
+            "subject_delete_marker_ttl": _MARKER,
             "allow_direct": True,
             "republish": {
                 "src": f"{self.subjects.commit_prefix(p)}>",
@@ -171,7 +173,7 @@ class Topology:
             "allow_rollup_hdrs": True,
             "allow_msg_ttl": True,
             # Without a marker nobody would be told of an expiry.
-            "subject_delete_marker_ttl": 60 * _SECOND,
+            "subject_delete_marker_ttl": _MARKER,
             "allow_direct": True,
             # Tried: the announcement comes for expiry markers too, and a core subscription survives reconnects.
             "republish": {

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
+from contextlib import nullcontext
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from romancy_nats.core.ids import InstanceKey
@@ -18,7 +20,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("romancy.worker")
 _MOST_REMEMBERED = 50_000
-_AT_ONCE = 4
+_AT_ONCE = 8
+_MOST_AT_ONCE = 256
+_LONG = 16
+"""Commits from which on a history is long: those are held in memory a few at a time, however late it is."""
 _PAUSE = 1.0
 _TRIES = 8
 
@@ -30,6 +35,7 @@ class Janitor:
         self._engine = engine
         self._ended: OrderedDict[InstanceKey, float] = OrderedDict()
         self._news = asyncio.Event()
+        self._room_for_long = asyncio.Semaphore(_AT_ONCE)
 
     def ended(self, key: InstanceKey) -> None:
         """An instance has ended: its turn comes after `archive_after` seconds."""
@@ -44,7 +50,7 @@ class Janitor:
                 self._news.clear()
                 await self._news.wait()
             now = self._engine.world.clock.monotonic()
-            batch = [key for key, due in self._first() if due <= now]
+            batch = self._due(now)
             if not batch:
                 await asyncio.sleep(_PAUSE)
                 continue
@@ -53,8 +59,11 @@ class Janitor:
                     del self._ended[key]
                     group.create_task(self._tidy_guarded(key))
 
-    def _first(self) -> list[tuple[InstanceKey, float]]:
-        return [pair for _, pair in zip(range(_AT_ONCE), self._ended.items(), strict=False)]
+    def _due(self, now: float) -> list[InstanceKey]:
+        # The later it is, the more at once: else, beside a busy worker, what has ended would pile up in the ledger.
+        late = now - next(iter(self._ended.values()))
+        most = min(_MOST_AT_ONCE, _AT_ONCE * (1 + max(0, int(late))))
+        return [key for key, due in islice(self._ended.items(), most) if due <= now]
 
     async def _tidy_guarded(self, key: InstanceKey) -> None:
         try:
@@ -82,7 +91,8 @@ class Janitor:
         if held is None or not held.record.status.ended or held.record.owner or held.record.sealed:
             return
         if held.record.commits and not held.record.archived:
-            pointed = await self._copy(key, held)
+            async with self._room_for_long if held.record.commits > _LONG else nullcontext():
+                pointed = await self._copy(key, held)
             if pointed is None:
                 return
             held = pointed
@@ -95,7 +105,10 @@ class Janitor:
 
     async def _copy(self, key: InstanceKey, held: Held) -> Held | None:
         world, record = self._engine.world, held.record
-        commits = await read_commits(world, key, record.generation)
+        # One more than there are: a history that the record does not know of is not to be cleared away.
+        commits = await world.ledger.read_history(key, record.generation, 1, record.commits + 1)
+        if len(commits) < record.commits:  # a replica that lags
+            commits = await read_commits(world, key, record.generation)
         if len(commits) != record.commits:
             _log.error("%r: %d commits, the record says %d; left alone", key, len(commits), record.commits)
             return None

@@ -102,6 +102,6 @@ async def finish(client: Client, count: int) -> Numbers:
         async with room:
             await client.execute(brief)
 
-    for _ in range(count // 1000):
-        await asyncio.gather(*(one() for _ in range(1000)))
+    for first in range(0, count, 1000):
+        await asyncio.gather(*(one() for _ in range(min(1000, count - first))))
     return {"rate": count / (time.perf_counter() - began)}

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import time
 from collections.abc import Callable
+from typing import cast
 
+from romancy_nats.jetstream.api import ask
+from romancy_nats.jetstream.connection import Connection
+from romancy_nats.jetstream.topology import Topology
 from tests.benchmarks.measurements import Numbers, Scale, between
 from tests.benchmarks.processes import Stage, resident
 
@@ -97,18 +102,36 @@ def timers(stage: Stage, scale: Scale) -> Numbers:
 
 
 def retention(stage: Stage, scale: Scale) -> Numbers:
-    """The memory of the server while instances end and are archived."""
+    """The memory of the server while instances end, are archived, and their records stay."""
+    return _ending(stage, scale, {})
+
+
+def expiry(stage: Stage, scale: Scale) -> Numbers:
+    """The same while the records expire: what is there at all stops growing, and the memory with it."""
+    return _ending(stage, scale, {"ROMANCY_RETENTION": "5"})
+
+
+def _ending(stage: Stage, scale: Scale, settings: dict[str, str]) -> Numbers:
     namespace = stage.namespace()
     seen: Numbers = {"instances": scale.finished, "server MB at 0": resident(stage.server) / 2**20}
-    settings = {"ROMANCY_ARCHIVE_AFTER": "1"}
-    with stage.workers(namespace, 1, APP, **settings):
+    with stage.workers(namespace, 1, APP, **{"ROMANCY_ARCHIVE_AFTER": "1", **settings}):
         for part in range(1, _STEPS + 1):
             found = stage.client(namespace, "finish", scale.finished // _STEPS)
             time.sleep(2)
             done = scale.finished * part // _STEPS
             seen[f"server MB at {done}"] = resident(stage.server) / 2**20
+            seen[f"subjects at {done}"] = asyncio.run(_subjects(stage.url, namespace))
         seen["ends/s"] = found["rate"]
     return seen
+
+
+async def _subjects(url: str, namespace: str) -> int:
+    """The subjects of the ledger: its records, their expiry markers, and the commits not archived yet."""
+    topology = Topology(namespace)
+    async with Connection.open(url) as connection:
+        names = (topology.shard(p).name for p in range(topology.shards))
+        states = [(await ask(connection, f"STREAM.INFO.{name}")).part("state") for name in names]
+    return sum(cast("int", state["num_subjects"]) for state in states)
 
 
 MEASUREMENTS: dict[str, Callable[[Stage, Scale], Numbers]] = {
@@ -118,4 +141,5 @@ MEASUREMENTS: dict[str, Callable[[Stage, Scale], Numbers]] = {
     "broadcast": broadcast,
     "timers": timers,
     "retention": retention,
+    "expiry": expiry,
 }
