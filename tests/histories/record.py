@@ -28,6 +28,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "group_failed": (),
     "waited_for": (),
     "mixed": (["ann", "bob", "cy"],),
+    "recurred": (2,),
 }
 
 
@@ -42,7 +43,8 @@ async def record(client: Client, name: str) -> History:
     except WorkflowError as error:
         print(name, repr(error))
     assert await handle.status() is not InstanceStatus.STALLED
-    return History(InstanceKey(name, handle.id), 0, tuple(await handle.history()))
+    generation = (await handle.describe()).generation
+    return History(InstanceKey(name, handle.id), generation, tuple(await handle.history()))
 
 
 async def scheduled(handle: WorkflowHandle[Any], id: str) -> None:

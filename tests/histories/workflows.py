@@ -199,6 +199,18 @@ async def mixed(ctx: WorkflowContext, names: list[str]) -> dict[str, object]:
     }
 
 
+@workflow
+async def recurred(ctx: WorkflowContext, upto: int, total: int = 0) -> int:
+    """Begins anew with what it has so far; a message to itself is handed on."""
+    if not ctx.generation:
+        await ctx.send_to(ctx.instance_id, "notes", 40)
+        await ctx.sleep(0.2)
+    total = await ctx.run(add, total, ctx.generation)
+    if ctx.generation < upto:
+        ctx.recur(upto, total)
+    return total + (await ctx.receive("notes")).data
+
+
 WORKFLOWS: dict[str, Workflow[..., Any]] = {
     one.name: one
     for one in (
@@ -213,5 +225,6 @@ WORKFLOWS: dict[str, Workflow[..., Any]] = {
         group_failed,
         waited_for,
         mixed,
+        recurred,
     )
 }
