@@ -59,7 +59,8 @@ class Ownership:
         engine = self.engine
         owner = held.record.owner
         if owner and owner != engine.lease.incarnation and await self._alive(owner):
-            await self._forward(key, owner, delivery)
+            # Beside what decides here: its owner may wait for a message that is in line behind this one.
+            engine.handle_soon(self._forward(key, owner, delivery), delivery)
             return None
         if not engine.lease.valid() or engine.draining:
             delivery.nak(0.0 if engine.draining else 1.0)

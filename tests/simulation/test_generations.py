@@ -46,7 +46,7 @@ def test_a_crash_at_every_boundary_of_a_relay(replicas: int, workers: int) -> No
 
     whole = run(relay(), scheduled=False)
     assert not whole.wrong
-    assert whole.generations == 4
+    assert whole.generations == 3
     for crash_at in range(1, whole.boundaries + 1):
         crashed = run(relay(crash_at), scheduled=False)
         assert not crashed.wrong, f"crash at boundary {crash_at}: {crashed.wrong}"
