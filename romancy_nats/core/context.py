@@ -282,7 +282,7 @@ class WorkflowContext:
         Unread messages and the time limit carry over; background tasks are cancelled, waits end, compensations are
         dropped. Raises PayloadError when the input cannot be serialised. Queries and updates are registered anew.
         """
-        self._acting.recur(args, kwargs)
+        self._acting.root.recur(args, kwargs)
 
     def emit(self, value: object, durable: bool = False) -> None:
         """Tell whoever watches; with `durable` it is also in the history, for those who watch later."""

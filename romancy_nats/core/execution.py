@@ -14,7 +14,7 @@ from asyncio import CancelledError
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import cached_property
 from random import Random
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from romancy_nats.core import determinism
 from romancy_nats.core.commit import Commit
@@ -390,10 +390,6 @@ class Execution:
         self.ending = self.ending or WorkflowTerminated(event.reason)
 
     # --- one generation after the other
-
-    def recur(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> NoReturn:
-        """Workflow code ends this generation and goes on in the next."""
-        self.root.recur(args, kwargs)
 
     def following(self) -> Execution:
         """The execution of the next generation, which has not begun."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from romancy_nats.core.answers import Answers
 from romancy_nats.core.events import Command, UpdateAnswered, UpdateRequested
 from romancy_nats.core.eviction import refuse_call
 from romancy_nats.core.failure import Failure
@@ -37,8 +38,7 @@ class Handlers:
         self.running: dict[str, UpdateRequested] = {}
         self.inboxes: dict[str, str] = {}
         """Where the callers of updates wait."""
-        self.answered: dict[str, UpdateAnswered] = {}
-        """For callers who missed their answer and look for it when the history of this generation is gone."""
+        self.answered = Answers()
 
     def close(self) -> None:
         """The code is evicted: nothing is to refer to whom it belonged."""
@@ -110,7 +110,7 @@ class Handlers:
 
     def _answer(self, answered: UpdateAnswered) -> None:
         if self.running.pop(answered.id, None) is not None:
-            self.answered[answered.id] = answered
+            self.answered.add(answered)
             self._emit(answered)
 
     def reject_all(self) -> None:

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 _MOST_SEEN = 1000
 """Messages of each stream that are known again. One that is older was acknowledged: a redelivery comes before what is
 new, so that none of these thousand would have been delivered before it."""
-_ROOM_FOR_ANSWERS = 100_000
-"""Bytes; answers to updates are told at once, and looked for here only by a caller who missed that."""
 
 
 def inheritance(execution: Execution) -> bytes:
@@ -36,21 +34,10 @@ def inheritance(execution: Execution) -> bytes:
             "sent": [(key.workflow, key.id, count) for key, count in execution.sent.items()],
             "seen": seen,
             "seen_ids": list(execution.seen_ids)[-_MOST_SEEN:],
-            "answered": _answers(execution),
+            "answered": [tuple(answered) for answered in execution.handlers.answered],
         },
         unicode_errors="surrogatepass",
     )
-
-
-def _answers(execution: Execution) -> list[tuple[object, ...]]:
-    kept: list[tuple[object, ...]] = []
-    room = _ROOM_FOR_ANSWERS
-    for answered in reversed(execution.handlers.answered.values()):
-        room -= len(answered.result) + len(answered.failure) + len(answered.id) + 16
-        if room < 0:
-            break
-        kept.append(tuple(answered))
-    return kept[::-1]
 
 
 def inherited_answer(carried: bytes, id: str) -> UpdateAnswered | None:
@@ -75,4 +62,5 @@ def inherit(execution: Execution, carried: bytes) -> None:
         (stream, sequence) for stream, sequences in left["seen"].items() for sequence in sequences
     )
     execution.seen_ids.update(dict.fromkeys(left["seen_ids"]))
-    execution.handlers.answered.update({fields[0]: UpdateAnswered(*fields) for fields in left["answered"]})
+    for fields in left["answered"]:
+        execution.handlers.answered.add(UpdateAnswered(*fields))

@@ -155,10 +155,13 @@ def acknowledge(instance: Instance, *, let_go: bool = False) -> None:
 
 def acknowledge_recorded(instance: Instance) -> None:
     """Ack in mid-turn what the record covers since it was written just now: an instance may never rest (L5)."""
-    covered = [held for held in instance.held if 0 < held.commit <= instance.record.commits]
-    for held in covered:
-        held.delivery.ack()
-    instance.held = [held for held in instance.held if held not in covered]
+    left: list[HeldDelivery] = []
+    for held in instance.held:
+        if 0 < held.commit <= instance.record.commits:
+            held.delivery.ack()
+        else:
+            left.append(held)
+    instance.held = left
 
 
 def _is_owed(held: HeldDelivery) -> bool:

@@ -14,8 +14,8 @@ from romancy_nats.errors import EventTimeoutError, RomancyError
 from romancy_nats.runtime.engine import Engine
 from romancy_nats.testing.memory import Faults, MemoryServer, MemoryWorld
 from romancy_nats.testing.virtual_time import VirtualTimeLoop, clear
-from tests.simulation.leftovers import Leftovers
 from tests.simulation.schedule import LONGEST, TUNING
+from tests.simulation.slots import Slots
 
 
 @activity
@@ -52,7 +52,6 @@ class Relay:
     each: int = 2
     nap: float = 0.5
     cancel_after: float | None = None
-    drains: bool = False
     trouble: float = 300.0
     patience: float = LONGEST
     crash_at: int | None = None
@@ -66,7 +65,7 @@ def random_relay(seed: int, faults: Faults, replicas: int, workers: int) -> Rela
     dice = Random(f"{seed}/relay")
     cancel = dice.random() * 30 if dice.random() < 0.2 else None
     words, nap = 1 + dice.randrange(12), dice.choice([0.0, 0.0, 0.4, 3.0, 20.0])
-    return Relay(seed, faults, replicas, workers, words, 1 + dice.randrange(3), nap, cancel, drains=True)
+    return Relay(seed, faults, replicas, workers, words, 1 + dice.randrange(3), nap, cancel)
 
 
 def run(relay_: Relay, *, scheduled: bool = True) -> Relay:
@@ -78,9 +77,7 @@ def run(relay_: Relay, *, scheduled: bool = True) -> Relay:
         try:
             await it.whole()
         finally:
-            for world in it.worlds:
-                world.crash()
-            it.leftovers.close()
+            it.slots.close()
 
     try:
         loop.run_until_complete(main())
@@ -97,13 +94,11 @@ class _Run:
         self.server = MemoryServer(
             seed=chosen.seed, shards=2, replicas=chosen.replicas, ack_wait=TUNING.ack_wait
         )
-        self.leftovers = Leftovers()
-        self.worlds: list[MemoryWorld] = []
-        self.over = False
+        self.slots = Slots(self.server, chosen.faults, self.dice, self._build, chosen.wrong, chosen.crash_at)
         self.key = InstanceKey(relay.name, "i")
 
     async def whole(self) -> None:
-        slots = [asyncio.create_task(self._slot(number)) for number in range(self.chosen.workers)]
+        slots = [asyncio.create_task(self.slots.run(number)) for number in range(self.chosen.workers)]
         user = asyncio.create_task(self._user())
         await asyncio.wait([user], timeout=self.chosen.trouble)
         self.chosen.faults.heal()
@@ -114,8 +109,8 @@ class _Run:
         elif (error := user.exception()) is not None:
             self.chosen.wrong.append(f"the user met {error!r}")
         await self._drained()
-        self.over = True
-        self.chosen.boundaries = next((w.boundaries for w in self.worlds if w.name == "w0.1"), 0)
+        self.slots.over = True
+        self.chosen.boundaries = next((w.boundaries for w in self.slots.worlds if w.name == "w0.1"), 0)
         for slot in slots:
             slot.cancel()
         await asyncio.gather(*slots, return_exceptions=True)
@@ -178,35 +173,8 @@ class _Run:
             except RomancyError:
                 await asyncio.sleep(1)
 
-    # --- the workers
-
-    async def _slot(self, number: int) -> None:
-        life = 0
-        while not self.over:
-            life += 1
-            name = f"w{number}.{life}"
-            world = self.server.world(name, faults=self.chosen.faults)
-            self.worlds.append(world)
-            if (number, life) == (0, 1) and self.chosen.crash_at is not None:
-                world.crash_after(self.chosen.crash_at)
-            engine = Engine(world, [relay], replace(TUNING, label=name, archive_after=1.0))
-            self.leftovers.follow(engine)
-            task = world.spawn(self._engine(world, engine))
-            if self.chosen.drains and self.dice.random() < 0.3:
-                world.spawn(self._drain(engine, self.dice.random() * 40))
-            await asyncio.wait([task])
-            if not world.crashed and not task.cancelled() and (error := task.exception()) is not None:
-                self.chosen.wrong.append(f"worker {name} ended with {error!r}")
-            await asyncio.sleep(self.dice.random() * 10)
-
-    async def _engine(self, world: MemoryWorld, engine: Engine) -> None:
-        await world.ensure_consumers({relay.name: None})
-        await engine.run()
-
-    async def _drain(self, engine: Engine, after: float) -> None:
-        await asyncio.sleep(after)
-        self.chosen.faults.fired["drain"] += 1
-        await engine.drain()
+    def _build(self, world: MemoryWorld, name: str) -> Engine:
+        return Engine(world, [relay], replace(TUNING, label=name, archive_after=1.0))
 
     # --- the rules
 

@@ -24,9 +24,9 @@ from tests.simulation.case import CONFLICT, Told
 from tests.simulation.checker import check
 from tests.simulation.evidence import Evidence, trace
 from tests.simulation.kept import Kept
-from tests.simulation.leftovers import Leftovers
 from tests.simulation.program import Program, interpreter, make
 from tests.simulation.record import Ledgerbook, Record
+from tests.simulation.slots import Slots
 from tests.simulation.user import Speaker
 from tests.simulation.waits import SHARE, Sending, waiting
 
@@ -188,9 +188,7 @@ async def _whole(loop: VirtualTimeLoop, plan: Plan, plant: Callable[[Finished], 
     try:
         return await it.whole()
     finally:
-        for world in it.worlds:
-            world.crash()
-        it.leftovers.close()
+        it.slots.close()
 
 
 def _where(task: asyncio.Task[None]) -> list[str]:
@@ -210,21 +208,21 @@ class _Run:
         self.plan = plan
         self.plant = plant
         self.server = MemoryServer(seed=plan.seed, shards=2, replicas=plan.replicas, ack_wait=TUNING.ack_wait)
-        self.leftovers = Leftovers()
         self.evidence = Evidence(self.server, Kept(self.server))
         self.evidence.watch()
         self.book = Ledgerbook(loop)
         self.dice = Random(f"{plan.seed}/run")
-        self.worlds: list[MemoryWorld] = []
         self.broken: list[str] = []
-        self.over = False
+        self.slots = Slots(
+            self.server, plan.faults, self.dice, self._build, self.broken, plan.crash_at, plan.crash_slot
+        )
         loop.set_exception_handler(self._callback_raised)
         self.begins = {f"i{number}": self.dice.random() * 5 for number in range(len(plan.programs))}
-        self.slots: list[asyncio.Task[None]] = []
+        self.tasks: list[asyncio.Task[None]] = []
 
     async def whole(self) -> Report:
         plan = self.plan
-        self.slots = [asyncio.create_task(self._slot(number)) for number in range(plan.workers)]
+        self.tasks = [asyncio.create_task(self.slots.run(number)) for number in range(plan.workers)]
         told = [Told(f"i{number}", program) for number, program in enumerate(plan.programs)]
         users = [
             asyncio.create_task(self._user(each, cancel, sendings))
@@ -248,9 +246,9 @@ class _Run:
                 self.broken.append(f"a user met {error!r}")
         await self._drained()
         await self._read_again(told)
-        first = {world.name: world.boundaries for world in self.worlds}
+        first = {world.name: world.boundaries for world in self.slots.worlds}
         boundaries = [first.get(f"w{slot}.1", 0) for slot in range(plan.workers)]
-        self.over = True
+        self.slots.over = True
         if self.plant is not None:
             self.plant(Finished(self.server, self.book, self.evidence, told))
         reached: Counter[str] = Counter()
@@ -350,44 +348,15 @@ class _Run:
             except RomancyError:
                 await asyncio.sleep(1)
 
-    async def _slot(self, number: int) -> None:
-        """A place where a worker process runs, dies, and is started again."""
-        life = 0
-        while not self.over:
-            life += 1
-            name = f"w{number}.{life}"
-            skew = self.dice.uniform(-2, 2) if self.plan.faults.clock_jump else 0.0
-            world = self.server.world(name, faults=self.plan.faults, skew=skew)
-            if life == 1 and number == self.plan.crash_slot and self.plan.crash_at is not None:
-                world.crash_after(self.plan.crash_at)
-            self.worlds.append(world)
-            self.evidence.watch_process(world)
-            await self._live(world, name)
-            await asyncio.sleep(self.dice.random() * 10)
-
-    async def _live(self, world: MemoryWorld, name: str) -> None:
+    def _build(self, world: MemoryWorld, name: str) -> Engine:
+        """A worker that is watched."""
+        self.evidence.watch_process(world)
         engine = Engine(
             world, [interpreter], replace(TUNING, label=name, archive_after=self.plan.archive_after)
         )
         engine.workshop.state = Record(self.book, name)
-        self.leftovers.follow(engine)
         self.evidence.kept.follow(engine, name)
-        task = world.spawn(self._engine(world, engine))
-        if self.dice.random() < 0.3:
-            world.spawn(self._drain(engine, self.dice.random() * 40))
-        await asyncio.wait([task])
-        if not world.crashed and not task.cancelled() and (error := task.exception()) is not None:
-            self.broken.append(f"worker {name} ended with {error!r}")
-
-    async def _drain(self, engine: Engine, after: float) -> None:
-        """SIGTERM."""
-        await asyncio.sleep(after)
-        self.plan.faults.fired["drain"] += 1
-        await engine.drain()
-
-    async def _engine(self, world: MemoryWorld, engine: Engine) -> None:
-        await world.ensure_consumers({interpreter.name: None})
-        await engine.run()
+        return engine
 
     async def _drained(self) -> None:
         """Give the last acks, expiries and sweeps the time that they may take."""
