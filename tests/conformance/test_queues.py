@@ -86,7 +86,7 @@ def test_nak_brings_it_back_at_once_or_after_the_delay(play: Play) -> None:
         second.nak(0.8)
         third = await stage.pull_one(stage.second, START)
         assert third.deliveries == 3
-        assert 0.75 <= loop.time() - began < 1.6
+        assert loop.time() - began >= 0.75
 
     play(scenario)
 

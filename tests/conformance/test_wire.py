@@ -33,10 +33,8 @@ def test_a_question_is_answered(play: Play) -> None:
 
 def test_nobody_there_is_known_at_once(play: Play) -> None:
     async def scenario(stage: Stage) -> None:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        assert await stage.first.wire.ask(f"{stage.name}-nobody", b"hello", 5) is None
-        assert loop.time() - began < 2
+        async with asyncio.timeout(30):
+            assert await stage.first.wire.ask(f"{stage.name}-nobody", b"hello", 60) is None
 
     play(scenario)
 

@@ -113,10 +113,9 @@ async def test_silence_ends_an_attempt_and_the_next_one_finds_the_last_details(p
         return await ctx.run(copies)
 
     async with place.run(copying) as client:
-        began = time.monotonic()
-        assert await client.execute(copying) == "done"
+        async with asyncio.timeout(30):  # its first attempt would have gone on for a minute
+            assert await client.execute(copying) == "done"
     assert found == [None, {"row": 3}]
-    assert time.monotonic() - began < 5
 
 
 async def test_the_last_heartbeat_survives_a_takeover(place: Place) -> None:

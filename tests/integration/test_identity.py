@@ -302,7 +302,7 @@ async def test_a_workflow_that_takes_too_long_is_compensated_and_fails(place: Pl
         began = time.monotonic()
         with pytest.raises(WorkflowFailedError) as failed:
             await client.execute(endless.options(timeout=timedelta(seconds=0.3)))
-        assert 0.3 <= time.monotonic() - began < 2
+        assert 0.3 <= time.monotonic() - began < 30
     assert failed.value.error_type == "WorkflowTimeoutError"
     assert isinstance(failed.value.__cause__, WorkflowTimeoutError)
     assert calls == ["done", "undone"]

@@ -65,10 +65,9 @@ async def test_a_waiting_pull_gets_a_message_at_once(connection: Connection) -> 
     waiting = asyncio.create_task(pull.pull(5))
     while not (await consumer_state(connection, stream))["num_waiting"]:
         await asyncio.sleep(0.005)
-    start = time.monotonic()
     await store(connection, stream, "x")
-    (got,) = await waiting
-    assert time.monotonic() - start < 0.5
+    with anyio.fail_after(15):  # not when the pull expires, after 30 s
+        (got,) = await waiting
     got.ack()
     await pull.close()
 
@@ -81,7 +80,7 @@ async def test_an_empty_queue_gives_nothing_after_a_while_and_can_be_pulled_agai
     pull = Pull(connection, stream, "c", expires=0.3)
     start = time.monotonic()
     assert await pull.pull(3) == []
-    assert 0.25 < time.monotonic() - start < 2
+    assert time.monotonic() - start > 0.25
     await store(connection, stream, "x")
     assert [got.data for got in await take(pull, 1)] == [b"x"]
     await pull.close()
@@ -132,7 +131,7 @@ async def test_nak_and_in_progress(connection: Connection) -> None:
     second.nak(0.4)
     (third,) = await take(pull, 1)
     assert third.deliveries == 3
-    assert 0.38 < time.monotonic() - start < 2
+    assert time.monotonic() - start > 0.38
     for _ in range(6):  # 1.2 s, twice the ack wait
         third.in_progress()
         with anyio.move_on_after(0.2):
@@ -157,10 +156,9 @@ async def test_close_gives_back_what_is_buffered(connection: Connection) -> None
     await pull.close()
     assert await pull.pull(1) == []
     other = Pull(connection, stream, "c")
-    start = time.monotonic()
-    got = await take(other, 3)
+    with anyio.fail_after(15):  # not after the ack wait of 30 s
+        got = await take(other, 3)
     assert sorted(one.data for one in got) == [b"a", b"b", b"c"]
-    assert time.monotonic() - start < 2  # not after the ack wait of 30 s
     await other.close()
     assert connection.on_reconnect == []
     assert connection.on_denied == []
