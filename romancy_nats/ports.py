@@ -278,7 +278,11 @@ class Archive(Protocol):
         ...
 
     async def clear(self, key: InstanceKey, generation: int) -> bool:
-        """Remove the commits of an archived generation from the ledger; False when that is not certain."""
+        """Remove the commits of a generation from the ledger; False when that is not certain."""
+        ...
+
+    async def clear_before(self, key: InstanceKey, revision: int) -> bool:
+        """Remove all commits, of every generation, that are older than this revision of the record; False as above."""
         ...
 
     async def seal(self, key: InstanceKey, record: InstanceRecord, expected: int, ttl: float) -> WriteReply:

@@ -46,6 +46,14 @@ def inherited_answer(carried: bytes, id: str) -> UpdateAnswered | None:
     return next((answered for answered in found if answered.id == id), None)
 
 
+def inherited_message(carried: bytes, stream: str, sequence: int, message_id: str) -> bool:
+    """Whether an earlier generation had this message."""
+    if not carried:
+        return False
+    left = _unpack(carried)
+    return sequence in left["seen"].get(stream, ()) or (bool(message_id) and message_id in left["seen_ids"])
+
+
 def _unpack(carried: bytes) -> dict[str, Any]:
     return msgpack.unpackb(carried, unicode_errors="surrogatepass")  # type: ignore[no-any-return]
 

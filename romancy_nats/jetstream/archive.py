@@ -62,13 +62,20 @@ class JetStreamArchive:
         return commits
 
     async def clear(self, key: InstanceKey, generation: int) -> bool:
-        """Remove the commits of an archived generation from the ledger; False when that is not certain."""
-        p = key.shard(self._shards)
-        every = self._subjects.commits(p, key, generation)
-        answer = await ask(
-            self._connection, f"STREAM.PURGE.{self._subjects.shard_stream(p)}", {"filter": every}
+        """Remove the commits of a generation from the ledger; False when that is not certain."""
+        return await self._purge(
+            key, {"filter": self._subjects.commits(key.shard(self._shards), key, generation)}
         )
-        return not answer.code
+
+    async def clear_before(self, key: InstanceKey, revision: int) -> bool:
+        """Remove all commits, of every generation, that are older than this revision of the record; False as above."""
+        every = self._subjects.commits(key.shard(self._shards), key)
+        # Up to that sequence: a generation that began meanwhile is not touched.
+        return await self._purge(key, {"filter": every, "seq": revision})
+
+    async def _purge(self, key: InstanceKey, which: dict[str, object]) -> bool:
+        shard = self._subjects.shard_stream(key.shard(self._shards))
+        return not (await ask(self._connection, f"STREAM.PURGE.{shard}", which)).code
 
     async def seal(self, key: InstanceKey, record: InstanceRecord, expected: int, ttl: float) -> WriteReply:
         """The last write of a record: by compare-and-set, and it expires after `ttl` seconds."""

@@ -241,9 +241,12 @@ class Engine:
             instance.stay()
             return
         ending = instance.execution.ending
-        if isinstance(ending, WorkflowRecurred) and not self.draining:
-            begin_next(self, instance, ending)
-            return
+        if isinstance(ending, WorkflowRecurred):
+            if not self.draining:
+                begin_next(self, instance, ending)
+                return
+            # Between two generations, and whoever takes it up begins the next one: nothing of it is acked.
+            let_go = True
         # From here on it may be somebody else's: what is due meanwhile is for whoever wakes it (L1).
         instance.effects.alarms.clear()
         if not await rest(instance, let_go=let_go):

@@ -96,18 +96,12 @@ class Janitor:
             if pointed is None:
                 return
             held = pointed
-        if held.record.commits and not await self._cleared(key, held.record.generation):
+        # Those of earlier generations, too: whoever was to clear one may have died over it.
+        if held.record.commits and not await self._engine.world.archive.clear_before(key, held.revision):
             return
         sealed = replace(held.record, sealed=True)
         ttl = sealed.retention or self._engine.tuning.retention
         await self._engine.world.archive.seal(key, sealed, held.revision, ttl)
-
-    async def _cleared(self, key: InstanceKey, generation: int) -> bool:
-        # The one before, too: whoever was to clear it may have died over it.
-        for each in range(max(0, generation - 1), generation + 1):
-            if not await self._engine.world.archive.clear(key, each):
-                return False
-        return True
 
     async def _copy(self, key: InstanceKey, held: Held) -> Held | None:
         world, record = self._engine.world, held.record

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import logging
 
-from romancy_nats.core.events import EventReceived, MessageReceived, WorkflowTerminated
+from romancy_nats.core.events import (
+    Event,
+    EventReceived,
+    MessageReceived,
+    WorkflowStarted,
+    WorkflowTerminated,
+)
 from romancy_nats.core.headers import KIND, MESSAGE_ID, REPLY_TO
 from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.inheritance import inherited_message
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
 from romancy_nats.errors import InvalidNameError, RetentionError
 from romancy_nats.ports import Delivery, Held
@@ -129,11 +136,7 @@ class Messages:
             commits = await recorded(self._engine.world, key, record)
         except RetentionError:
             return False
-        return any(
-            isinstance(event, MessageReceived) and (event.stream, event.sequence) == delivery.source
-            for commit in commits
-            for event in commit.events
-        )
+        return any(_has(event, delivery) for commit in commits for event in commit.events)
 
     async def _still_stalled(self, instance: Instance, delivery: Delivery, kind: str) -> None:
         """The code does not fit the history: a terminate needs no code, a cancel waits until it does."""
@@ -175,3 +178,13 @@ class Messages:
             instance.give(event, held)
         else:
             instance.expect(event, held)
+
+
+def _has(event: Event, delivery: Delivery) -> bool:
+    """Whether the event is the message, or begins a generation that inherits from one that had it."""
+    source, message_id = delivery.source, delivery.headers.get(MESSAGE_ID, "")
+    if isinstance(event, WorkflowStarted):
+        return inherited_message(event.carried, source.stream, source.sequence, message_id)
+    return isinstance(event, MessageReceived) and (
+        (event.stream, event.sequence) == source or (bool(message_id) and event.message_id == message_id)
+    )

@@ -12,7 +12,6 @@ from romancy_nats.core.events import (
     WorkflowCancelled,
     WorkflowCompleted,
     WorkflowFailed,
-    WorkflowRecurred,
     WorkflowTerminated,
 )
 from romancy_nats.core.failure import Failure
@@ -49,8 +48,7 @@ def resting_record(instance: Instance, *, let_go: bool = False) -> InstanceRecor
         code="",
     )
     ending = instance.execution.ending
-    if let_go or isinstance(ending, WorkflowRecurred):
-        # Also between two generations: whoever takes it up begins the next one.
+    if let_go:
         return replace(rested, status=InstanceStatus.QUEUED)
     if instance.stalled is not None:
         text = f"{instance.stalled}"[:LONGEST_ERROR]

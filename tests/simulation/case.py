@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -14,8 +14,9 @@ from romancy_nats.core.events import Event
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord
 from romancy_nats.testing.memory import MemoryServer
-from romancy_nats.testing.memory.ledger import Shard, StoredCommit
+from romancy_nats.testing.memory.ledger import Place, Shard, StoredCommit
 from tests.simulation.evidence import Evidence
+from tests.simulation.histories import Histories, histories, named, renamed
 from tests.simulation.kept import Commits
 from tests.simulation.record import Attempt, Ledgerbook
 
@@ -60,7 +61,9 @@ class Placed:
 
     event: Event
     commit: int
+    """Counted through all generations."""
     time: float
+    generation: int = 0
 
 
 @dataclass(slots=True)
@@ -72,6 +75,10 @@ class Version:
     process: str
     time: float
     until: float = float("inf")
+    commits: int = 0
+    """How many it covers, those of earlier generations included."""
+    settles: bool = False
+    """Whether what it covers may be acked: at rest, or when the next generation has what the one before saw (L5)."""
 
 
 @dataclass
@@ -79,14 +86,18 @@ class Case:
     """One instance, for the rules."""
 
     told: Told
-    commits: list[tuple[StoredCommit, Commit]]
+    histories: Histories
     versions: list[Version]
     attempts: list[Attempt]
     evidence: Evidence
     clocks_agree: bool = True
     answered_within: float = float("inf")
-    cleared: dict[int, float] = field(default_factory=dict[int, float])
+    troubled: bool = False
+    """Whether workers died or went, or writes were lost, so that what is tried once need not have happened."""
+    cleared: dict[Place, float] = field(default_factory=dict[Place, float])
     """When commits left the ledger."""
+    left: list[Place] = field(default_factory=list[Place])
+    """Commits of generations that are over and are in the ledger all the same."""
     archived: bool = False
     """Whether it has to be archived by now."""
     token: str = ""
@@ -97,12 +108,21 @@ class Case:
         return self.versions[-1].record if self.versions else None
 
     @cached_property
+    def commits(self) -> list[tuple[StoredCommit, Commit]]:
+        return [(stored, commit) for _, stored, commit in self.histories.all()]
+
+    @cached_property
     def events(self) -> list[Placed]:
         return [
-            Placed(event, n, stored.time)
-            for n, (stored, commit) in enumerate(self.commits, 1)
+            Placed(renamed(event, generation), n, stored.time, generation)
+            for n, (generation, stored, commit) in enumerate(self.histories.all(), 1)
             for event in commit.events
         ]
+
+    @property
+    def last(self) -> int:
+        """The last generation that its history knows."""
+        return max(0, len(self.histories.commits) - 1)
 
     def at(self, time: float) -> Version | None:
         """The record as it was at that time."""
@@ -122,30 +142,41 @@ def collect(server: MemoryServer, book: Ledgerbook, told: Told, workflow: str, e
     ]
     for earlier, later in pairwise(versions):
         earlier.until = later.time
-    attempts = [attempt for attempt in book.attempts if attempt.id == told.id]
-    case = Case(told, [], versions, attempts, evidence, token=key.token)
-    stored = {place.n: kept for place, kept in shard.commits.items() if place.token == key.token}
-    stored |= _archived(case, server, shard)
-    case.commits = [(kept, Commit.decode(kept.data)) for _, kept in sorted(stored.items())]
-    if sorted(stored) != list(range(1, len(stored) + 1)):
+    attempts = [
+        replace(attempt, activity_id=named(attempt.generation, attempt.activity_id))
+        for attempt in book.attempts
+        if attempt.id == told.id
+    ]
+    case = Case(told, Histories(), versions, attempts, evidence, token=key.token)
+    stored = {place: kept for place, kept in shard.commits.items() if place.token == key.token}
+    case.histories = histories(_cleared(case, server, shard) | stored)
+    if case.histories.gaps:
         case.fail(f"the history has gaps: {sorted(stored)}")
+    if case.record is not None:
+        case.left = [place for place in stored if place.generation < case.record.generation]
+    for before, version in zip([None, *versions], versions, strict=False):
+        begins = before is not None and before.record.generation < version.record.generation
+        version.settles = begins or not version.record.owner
+        version.commits = case.histories.before(version.record.generation) + version.record.commits
     return case
 
 
-def _archived(case: Case, server: MemoryServer, shard: Shard) -> dict[int, StoredCommit]:
-    """What was cleared from the ledger, as the archive has it now."""
-    commits = shard.commits
-    if not isinstance(commits, Commits):
+def _cleared(case: Case, server: MemoryServer, shard: Shard) -> dict[Place, StoredCommit]:
+    """What left the ledger: generations that recurred as they were, the last one as the archive has it now."""
+    commits, record = shard.commits, case.record
+    if not isinstance(commits, Commits) or record is None:
         return {}
-    cleared = {place.n: kept for place, kept in commits.cleared.items() if place.token == case.token}
-    case.cleared = {n: time for n, (_, time) in cleared.items()}
-    if not cleared:
-        return {}
-    places = case.record.archived if case.record is not None else []
-    archived = [data for place in places for data in msgpack.unpackb(server.archived.get(place, b"\x90"))]
-    if archived != [kept.data for _, (kept, _) in sorted(cleared.items())]:
-        case.fail(f"the archive holds {len(archived)} commits, not the {len(cleared)} that were cleared")
-    return {
-        n: kept._replace(data=data)
-        for data, (n, (kept, _)) in zip(archived, sorted(cleared.items()), strict=False)
-    }
+    cleared = {place: kept for place, kept in commits.cleared.items() if place.token == case.token}
+    case.cleared = {place: time for place, (_, time) in cleared.items()}
+    found = {place: kept for place, (kept, _) in cleared.items() if place.generation < record.generation}
+    last = sorted(cleared.keys() - found.keys())
+    if not last:
+        return found
+    archived = [
+        data for place in record.archived for data in msgpack.unpackb(server.archived.get(place, b"\x90"))
+    ]
+    if archived != [cleared[place][0].data for place in last]:
+        case.fail(f"the archive holds {len(archived)} commits, not the {len(last)} that were cleared")
+    for place, data in zip(last, archived, strict=False):
+        found[place] = cleared[place][0]._replace(data=data)
+    return found

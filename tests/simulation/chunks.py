@@ -38,6 +38,7 @@ MUST_REACH = (
     "EventReceived",
     "MessageReceived",
     "UpdateAnswered",
+    "WorkflowRecurred",
     *RACES,
 )
 

@@ -41,6 +41,7 @@ class Registered:
     heard: Heard
     sequence: int
     time: float
+    generation: int = 0
     removed: float = float("inf")
 
 
@@ -104,7 +105,7 @@ class Kept:
     def _grew(self, place: Place, stored: StoredCommit) -> None:
         if (news := self.news.get(place.token)) is None:
             return
-        self.grown[place.token] = place.n
+        self.grown[place.token] = self.grown.get(place.token, 0) + 1
         for event in Commit.decode(stored.data).events:
             if isinstance(event, WaitStarted):
                 self.begun.add((place.token, event.name))
@@ -125,7 +126,9 @@ class Kept:
         self, store: Callable[[Registration, Heard], int], registration: Registration, heard: Heard
     ) -> int:
         sequence = store(registration, heard)
-        one = Registered(registration.key, registration.wait, heard, sequence, self._now())
+        one = Registered(
+            registration.key, registration.wait, heard, sequence, self._now(), registration.generation
+        )
         self.registered.append(one)
         return sequence
 

@@ -16,8 +16,9 @@ from romancy_nats.core.events import (
     UpdateRequested,
     WaitEnded,
     WaitStarted,
+    WorkflowRecurred,
 )
-from romancy_nats.core.headers import KIND, MESSAGE_ID, REASON
+from romancy_nats.core.headers import GENERATION, KIND, MESSAGE_ID, REASON
 from romancy_nats.core.plain import decode_plain
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
 from romancy_nats.core.waits import EVENT
@@ -25,6 +26,7 @@ from romancy_nats.ports import Source
 from romancy_nats.runtime.admission import LONGEST_GAP
 from romancy_nats.testing.memory.store import EPOCH
 from tests.simulation.case import Case, Placed, Said
+from tests.simulation.histories import last_words, named
 from tests.simulation.kept import Registered, SentEvent
 
 _RESTING = (
@@ -83,8 +85,9 @@ def waits_of(case: Case) -> dict[str, Wait]:
                 continue
             waits[event.wait].heard.append(placed)
     for one in case.evidence.kept.registered:
-        if one.key.id == case.told.id and one.wait in waits:
-            waits[one.wait].registered.append(one)
+        name = named(one.generation, one.wait)
+        if one.key.id == case.told.id and name in waits:
+            waits[name].registered.append(one)
     return waits
 
 
@@ -106,7 +109,7 @@ def _registered_before_rest(case: Case, waits: dict[str, Wait]) -> None:
             continue
         for name, wait in waits.items():
             known = any(one.time <= version.time for one in wait.registered)
-            if wait.open_after(version.record.commits) and not known:
+            if wait.open_after(version.commits) and not known:
                 case.fail(f"at rest at {version.time:.3f} with {name} open and not registered (L5)")
 
 
@@ -137,13 +140,12 @@ def _no_lost_event(case: Case, waits: dict[str, Wait]) -> None:
         for one in wait.registered:
             for event in case.evidence.kept.events.values():
                 due = event.sequence > one.sequence and _fits(one, event) and event.time < one.removed
-                if due and event.acked < one.removed and _message_id(case, event.sequence, name) not in sent:
+                if due and event.acked < one.removed and _message_id(case, event.sequence, one) not in sent:
                     case.fail(f"event {event.sequence} was not sent to {name}, registered as {one.sequence}")
 
 
-def _message_id(case: Case, sequence: int, wait: str) -> str:
-    generation = case.record.generation if case.record is not None else 0
-    return f"{case.token}:{sequence}:{generation}:{wait}"
+def _message_id(case: Case, sequence: int, told: Registered) -> str:
+    return f"{case.token}:{sequence}:{told.generation}:{told.wait}"
 
 
 def _no_foreign_event(case: Case, waits: dict[str, Wait]) -> None:
@@ -207,7 +209,7 @@ def _promised(case: Case) -> None:
             continue
         dues: dict[str, int] = {}
         for placed in case.events:
-            if placed.commit > record.commits:
+            if placed.commit > version.commits:
                 break
             if isinstance(placed.event, TimerStarted):
                 dues[placed.event.id] = placed.event.due
@@ -286,19 +288,21 @@ def _was_told(case: Case, said: Said, answers: list[UpdateAnswered]) -> None:
 
 def _archived_at_the_end(case: Case) -> None:
     """Only what has ended leaves the ledger, after the archive has it; the record stays what it was."""
+    cleared = {place: time for place, time in case.cleared.items() if place.generation == case.last}
     for version in case.versions:
         record = version.record
         if (record.archived or record.sealed) and not record.status.ended:
             case.fail(f"archived although {record.status}")
-        if record.sealed and len(case.cleared) < record.commits:
-            case.fail(f"sealed with {record.commits} commits, {len(case.cleared)} were cleared")
+        if record.sealed and len(cleared) < record.commits:
+            case.fail(f"sealed with {record.commits} commits, {len(cleared)} were cleared")
     if case.archived and case.record is not None and case.record.status.ended and not case.record.sealed:
         case.fail("its history never left the ledger")
-    for n, time in case.cleared.items():
+    for place, time in cleared.items():
         version = case.at(time)
         if version is None or not version.record.status.ended or not version.record.archived:
-            case.fail(f"commit {n} left the ledger at {time:.3f}, when no archive had it")
-    if case.told.reread is not None and case.told.reread != [stored.data for stored, _ in case.commits]:
+            case.fail(f"commit {place.n} left the ledger at {time:.3f}, when no archive had it")
+    last = case.histories.commits[case.last] if case.commits else []
+    if case.told.reread is not None and case.told.reread != [stored.data for stored, _ in last]:
         case.fail("its history reads otherwise when all is over")
 
 
@@ -316,7 +320,20 @@ def is_moot(case: Case, source: Source, commits: int) -> bool:
             break
         if name and getattr(placed.event, "message_id", "") == name:
             return True
-        over = isinstance(placed.event, WaitEnded) and name.endswith(f":{placed.event.id}")
+        over = isinstance(placed.event, WaitEnded) and name.endswith(
+            last_words(placed.generation, placed.event.id)
+        )
         if over and message.headers.get(KIND) == EVENT:
             return True
     return False
+
+
+def came_after_its_generation(case: Case, source: Source, time: float) -> bool:
+    """Whether it is an event for a wait of a generation that was over by then: nobody will ever hear it."""
+    headers = case.evidence.messages[source].headers
+    return headers.get(KIND) == EVENT and any(
+        isinstance(placed.event, WorkflowRecurred)
+        and placed.time <= time
+        and placed.generation == int(headers[GENERATION])
+        for placed in case.events
+    )

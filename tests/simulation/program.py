@@ -23,7 +23,10 @@ from tests.simulation.record import Record
 Program = list[Any]
 """`["act", label, mode]`, `["par" | "group" | "seq", ops]`, `["try", op]`, `["sleep", seconds]`, `["timeout", s, op]`,
 `["cleanup", op, op]`, `["fail"]`, and those that wait for others: `["wait", type, key, timeout]`,
-`["listen", type, key, count, timeout]`, `["receive", channel, timeout]`, `["say", type, key, value]`, `["serve"]`."""
+`["listen", type, key, count, timeout]`, `["receive", channel, timeout]`, `["say", type, key, value]`, `["serve"]`.
+
+On the top level `["recur", seconds, op]` begins anew with what comes after it, from beside an `op` that it breaks off
+after some seconds (`None`: from the root itself); `["known", values]` is what the generation before knew."""
 
 RETRY = RetryPolicy(max_attempts=4, initial_interval=0.5, backoff_coefficient=3, jitter=0.2)
 PATIENT = RetryPolicy(max_attempts=4, initial_interval=8.0, backoff_coefficient=3, jitter=0.2)
@@ -81,13 +84,32 @@ async def _work(label: str, mode: str, seconds: float) -> str:
 @workflow
 async def interpreter(ctx: WorkflowContext, program: list[Any]) -> str:
     """Carry out a program; the result is everything that its activities returned, in program order."""
-    return "|".join(await _run(ctx, ["seq", program]))
+    return "|".join(await _generation(ctx, program))
 
 
 @workflow(name="interpreter")
 async def changed(ctx: WorkflowContext, program: list[Any]) -> str:
     """A version of it that asks for something else first: what the other began it cannot go on with (L7)."""
     return "|".join(await _run(ctx, ["seq", [["act", "plain", "changed", "ok", 0.0], *program]]))
+
+
+async def _generation(ctx: WorkflowContext, program: list[Any]) -> list[str]:
+    """Up to the first `recur`: the next generation is told what this one knows, and does the rest."""
+    known: list[str] = []
+    for n, op in enumerate(program):
+        if op[0] != "recur":
+            known += await _run(ctx, op)
+            continue
+        following = [["known", known], *program[n + 1 :]]
+        if op[2] is None:
+            ctx.recur(following)
+        await asyncio.gather(_run(ctx, op[2]), _recur_after(ctx, op[1], following))
+    return known
+
+
+async def _recur_after(ctx: WorkflowContext, seconds: float, program: list[Any]) -> None:
+    await ctx.sleep(seconds)
+    ctx.recur(program)
 
 
 async def _run(ctx: WorkflowContext, op: list[Any]) -> list[str]:  # noqa: C901 - one case per operation
@@ -125,6 +147,8 @@ async def _run(ctx: WorkflowContext, op: list[Any]) -> list[str]:  # noqa: C901 
                 await _run(ctx, last)
         case ["fail"]:
             raise ValueError("as the program says")
+        case ["known", values]:
+            return list(values)
         case _:
             return await _wait(ctx, op)
 
@@ -183,6 +207,19 @@ def _accepts(value: str, seconds: float) -> None:
 def make(dice: Random, size: int = 6) -> Program:
     """A random program of up to `size` operations on its top level."""
     return _Maker(dice).ops(1 + dice.randrange(size), depth=2)
+
+
+def recurring(dice: Random, program: Program) -> Program:
+    """The same program over two to four generations. Who serves updates does so in each."""
+    made = list(program)
+    for _ in range(1 + dice.randrange(3)):
+        at = dice.randrange(len(made) + 1)
+        beside = make(dice, 1)[0] if dice.random() < 0.3 else None
+        mark = [["recur", dice.choice([0.0, 0.05, 1.0, 5.0]), beside]]
+        if ["serve"] in made[:at] and dice.random() < 0.8:
+            mark.append(["serve"])
+        made[at:at] = mark
+    return made
 
 
 class _Maker:

@@ -18,6 +18,7 @@ from romancy_nats.core.headers import KIND, MESSAGE_ID
 from romancy_nats.core.waits import EVENT
 from romancy_nats.testing.memory.store import EPOCH
 from tests.simulation.case import Case, Placed
+from tests.simulation.histories import last_words
 from tests.simulation.laws_of_waiting import Wait, waits_of
 
 RACES = (
@@ -79,7 +80,7 @@ def _of_a_wait(case: Case, wait: Wait, found: Counter[str]) -> None:
 
 
 def _sent_to(case: Case, wait: Wait) -> list[float]:
-    ending = f":{wait.started.id}"
+    ending = last_words(wait.begun.generation, wait.started.id)
     return [
         case.evidence.published[source]
         for source, message in case.evidence.messages.items()
@@ -146,7 +147,7 @@ def _of_timers(case: Case, found: Counter[str]) -> None:
         due = version.record.next_due / 1_000_000 - EPOCH if version.record.next_due else 0.0
         if version.record.owner or not due or not version.time < due <= version.until:
             continue
-        after = [p for p in case.events if p.commit == version.record.commits + 1]
+        after = [p for p in case.events if p.commit == version.commits + 1]
         if any(isinstance(p.event, TimerFired) for p in after):
             found["timer from the server"] += 1
         elif version.record.waiting_for and any(w.startswith("retry:") for w in version.record.waiting_for):

@@ -20,6 +20,7 @@ class Attempt:
     process: str
     began: float
     serial: int
+    generation: int = 0
     ended: float | None = None
     value: str = ""
     error: str = ""
@@ -63,6 +64,7 @@ class Record:
             self.process,
             book.loop.time(),
             len(book.attempts),
+            int(me.idempotency_key.split("/")[2]),
         )
         book.attempts.append(attempt)
         return attempt

@@ -24,7 +24,7 @@ from tests.simulation.case import CONFLICT, Told
 from tests.simulation.checker import check
 from tests.simulation.evidence import Evidence, trace
 from tests.simulation.kept import Kept
-from tests.simulation.program import Program, interpreter, make
+from tests.simulation.program import Program, interpreter, make, recurring
 from tests.simulation.record import Ledgerbook, Record
 from tests.simulation.slots import Slots
 from tests.simulation.user import Speaker
@@ -41,6 +41,8 @@ TUNING = Tuning(
 NEVER = 1e9
 ARCHIVE_AFTER = (0.0, 1.0, 30.0, NEVER)
 LONGEST = 14_400.0
+RECURRING = 0.05
+"""The part of all plans whose instances go through generations."""
 
 
 @dataclass(slots=True)
@@ -101,6 +103,9 @@ def plan(seed: int) -> Plan:
         _storm(faults, more)
         plan.heal_after = 120.0
     _wait(plan, Random(f"{seed}/waits"))
+    recurs = Random(f"{seed}/recurs")
+    if recurs.random() < RECURRING:
+        plan.programs = [recurring(recurs, program) for program in plan.programs]
     return plan
 
 
@@ -363,9 +368,23 @@ class _Run:
         server = self.server
         streams = (server.start_stream, server.messages_stream, server.timers_stream, server.events.stream)
         for _ in range(80):
-            if not any(stream.messages for stream in streams) and self._archived():
+            if not any(stream.messages for stream in streams) and self._archived() and self._cleared():
                 return
             await asyncio.sleep(10)
+
+    def _cleared(self) -> bool:
+        """Whether nothing is left of generations that are over, or whoever was to clear it is gone for good."""
+        generations = {
+            token: InstanceRecord.decode(versions[-1].data).generation
+            for shard in self.server.shards
+            for token, versions in shard.records.items()
+            if any(place.generation for place in shard.commits)
+        }
+        return not any(
+            place.generation < generations.get(place.token, 0)
+            for shard in self.server.shards
+            for place in shard.commits
+        )
 
     def _archived(self) -> bool:
         """Whether all has left the ledger that has to."""

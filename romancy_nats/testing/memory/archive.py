@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import cast
 
@@ -12,7 +12,7 @@ from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord
 from romancy_nats.errors import RetentionError
 from romancy_nats.ports import WriteReply
-from romancy_nats.testing.memory.ledger import Shard
+from romancy_nats.testing.memory.ledger import Place, Shard, StoredCommit
 from romancy_nats.testing.memory.process import Answer, Effect, Process
 
 
@@ -46,11 +46,19 @@ class MemoryArchive:
         return commits
 
     async def clear(self, key: InstanceKey, generation: int) -> bool:
+        return await self._clear(key, lambda place, _: place.generation == generation)
+
+    async def clear_before(self, key: InstanceKey, revision: int) -> bool:
+        return await self._clear(key, lambda _, stored: stored.sequence < revision)
+
+    async def _clear(self, key: InstanceKey, goes: Callable[[Place, StoredCommit], bool]) -> bool:
         shard = self._shard(key)
 
         def effect(answer: Answer) -> None:
-            for place in [p for p in shard.commits if (p.token, p.generation) == (key.token, generation)]:
-                del shard.commits[place]
+            mine = [(place, stored) for place, stored in shard.commits.items() if place.token == key.token]
+            for place, stored in mine:
+                if goes(place, stored):
+                    del shard.commits[place]
             answer(1)
 
         return isinstance(await self._process.write(effect), int)
