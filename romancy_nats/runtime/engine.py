@@ -241,12 +241,9 @@ class Engine:
             instance.stay()
             return
         ending = instance.execution.ending
-        if isinstance(ending, WorkflowRecurred):
-            if not self.draining:
-                begin_next(self, instance, ending)
-                return
-            # Between two generations, and whoever takes it up begins the next one: nothing of it is acked.
-            let_go = True
+        if isinstance(ending, WorkflowRecurred) and not self.draining:
+            begin_next(self, instance, ending)
+            return
         # From here on it may be somebody else's: what is due meanwhile is for whoever wakes it (L1).
         instance.effects.alarms.clear()
         if not await rest(instance, let_go=let_go):
@@ -256,7 +253,7 @@ class Engine:
         self.forget(instance)
         self._tell(instance)
         # After the notices: somebody waits for those, nobody for an ack (L5).
-        acknowledge(instance, let_go=let_go)
+        acknowledge(instance)
         if instance.record.status.ended:
             self.janitor.ended(instance.key)
         if instance.waits and not let_go:

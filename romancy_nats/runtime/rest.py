@@ -12,6 +12,7 @@ from romancy_nats.core.events import (
     WorkflowCancelled,
     WorkflowCompleted,
     WorkflowFailed,
+    WorkflowRecurred,
     WorkflowTerminated,
 )
 from romancy_nats.core.failure import Failure
@@ -48,7 +49,8 @@ def resting_record(instance: Instance, *, let_go: bool = False) -> InstanceRecor
         code="",
     )
     ending = instance.execution.ending
-    if let_go:
+    if let_go or isinstance(ending, WorkflowRecurred):
+        # Also between two generations: whoever takes it up begins the next one.
         return replace(rested, status=InstanceStatus.QUEUED)
     if instance.stalled is not None:
         text = f"{instance.stalled}"[:LONGEST_ERROR]
@@ -135,9 +137,12 @@ async def rest(instance: Instance, *, let_go: bool = False) -> bool:
     return True
 
 
-def acknowledge(instance: Instance, *, let_go: bool = False) -> None:
-    """Answer the messages that the instance held: ack what a commit holds, give back the rest (L5)."""
-    ended = instance.record.status.ended
+def acknowledge(instance: Instance) -> None:
+    """Answer the messages that the instance held: ack what a commit holds, give back the rest (L5).
+
+    Of one that was let go nothing is acked, that would be its only wake: so it is between two generations, too.
+    """
+    ended, let_go = instance.record.status.ended, instance.record.let_go
     for held in instance.held:
         if let_go:
             held.delivery.nak()
