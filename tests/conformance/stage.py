@@ -37,15 +37,17 @@ class Stage:
     def key(self, id: str = "a") -> InstanceKey:
         return InstanceKey(self.name, id)
 
-    async def append(self, world: World, key: InstanceKey, n: int, data: bytes, fence: int) -> WriteReply:
-        return await self.append_now(world, key, n, data, fence)
+    async def append(
+        self, world: World, key: InstanceKey, n: int, data: bytes, fence: int, generation: int = 0
+    ) -> WriteReply:
+        return await self.append_now(world, key, n, data, fence, generation)
 
     def append_now(
-        self, world: World, key: InstanceKey, n: int, data: bytes, fence: int
+        self, world: World, key: InstanceKey, n: int, data: bytes, fence: int, generation: int = 0
     ) -> asyncio.Future[WriteReply]:
         """Begun before it is awaited."""
         answered: asyncio.Future[WriteReply] = asyncio.get_running_loop().create_future()
-        world.ledger.append(key, 0, n, data, fence, answered.set_result)
+        world.ledger.append(key, generation, n, data, fence, answered.set_result)
         return answered
 
     async def pull(
