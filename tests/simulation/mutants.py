@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from tests.simulation import guards_of_generations as recurring
 from tests.simulation import guards_of_ownership as ownership
 from tests.simulation import guards_of_waiting as waiting
 from tests.simulation import guards_of_work as work
@@ -58,6 +59,7 @@ DOUBTFUL: dict[str, float] = {
     "outage": 0,
 }
 UNSURE: dict[str, float] = {"committed_error": 0.2, "lost_ack": 0.2, "crash": 0.05, "latency": 0.3}
+LOSING: dict[str, float] = {"lost_ack": 0.2, "lost_write": 0.2, "crash": 0.05}
 
 MUTANTS = (
     Mutant("L1", ownership.commit_not_fenced, 247, "fenced on another revision", LATE),
@@ -130,4 +132,7 @@ MUTANTS = (
     Mutant("archive", waiting.the_living_are_archived, 30, "archived although"),
     Mutant("archive", waiting.cleared_before_it_is_archived, 14, "when no archive had it"),
     Mutant("archive", waiting.nobody_tidies, 14, "never left the ledger"),
+    Mutant("L5", recurring.earlier_messages_are_forgotten, 743, "parked: InstanceEnded", LOSING),
+    Mutant("L5", recurring.acked_between_generations, 42, "(L5)", {"pause": 0.02}),
+    Mutant("archive", recurring.old_histories_stay, 42, "the ledger still holds"),
 )

@@ -41,3 +41,19 @@ def told(done: Finished, **changed: Any) -> None:
     """Its user was told something else."""
     for name, value in changed.items():
         setattr(done.told[0], name, value)
+
+
+def rewrite_generation(done: Finished, generation: int, change: Callable[[Commit], Sequence[Event]]) -> None:
+    """Other events in each commit of one generation, in the ledger or cleared from it."""
+    commits = shard_of(done).commits
+
+    def changed(stored: Any) -> Any:
+        commit = Commit.decode(stored.data)
+        return stored._replace(data=replace(commit, events=tuple(change(commit))).encode())
+
+    for place, stored in list(commits.items()):
+        if place.generation == generation:
+            commits[place] = changed(stored)
+    for place, (stored, time) in commits.cleared.items():
+        if place.generation == generation:
+            commits.cleared[place] = (changed(stored), time)

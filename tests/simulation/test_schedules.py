@@ -52,6 +52,18 @@ PROGRAMS: dict[str, tuple[list[object], float | None]] = {
         ],
         None,
     ),
+    "recurs": (
+        [
+            ["act", "work", "a", "ok", 0.1],
+            ["receive", "a", None],
+            ["recur", 0.1, ["act", "plain", "broken off", "ok", 5.0]],
+            ["act", "work", "b", "flaky1", 0.1],
+            ["receive", "a", None],
+            ["recur", 0.0, None],
+            ["act", "plain", "c", "fatal", 0.1],
+        ],
+        None,
+    ),
     "waits": (
         [
             ["serve"],
@@ -63,12 +75,15 @@ PROGRAMS: dict[str, tuple[list[object], float | None]] = {
         None,
     ),
 }
-SENDINGS = [
-    Sending("event", "news", "i0", AT_THE_WAIT, 0.2, again_every=20.0),
-    Sending("message", "a", None, AT_THE_WAIT, 0.5, again_every=20.0),
-    Sending("event", "other", "x", AT_THE_WAIT, 3.5),
-    Sending("update", "put", None, 1, 0.2, seconds=4.0),
-]
+SENDINGS = {
+    "waits": [
+        Sending("event", "news", "i0", AT_THE_WAIT, 0.2, again_every=20.0),
+        Sending("message", "a", None, AT_THE_WAIT, 0.5, again_every=20.0),
+        Sending("event", "other", "x", AT_THE_WAIT, 3.5),
+        Sending("update", "put", None, 1, 0.2, seconds=4.0),
+    ],
+    "recurs": [Sending("message", "a", None, AT_THE_WAIT, delay) for delay in (0.1, 0.5)],
+}
 
 
 @pytest.mark.parametrize("first", chunks(0))
@@ -87,8 +102,8 @@ def _sweep(program: str, replicas: int, workers: int, slot: int = 0, crash_at: i
     ops, cancel = PROGRAMS[program]
     plan = Plan(1, Faults(seed=1), replicas, workers, [ops], [cancel], scheduled=False)
     plan.crash_slot, plan.crash_at = slot, crash_at
-    if program == "waits":
-        plan.sendings, plan.archive_after = [SENDINGS], 1.0
+    if program in SENDINGS:
+        plan.sendings, plan.archive_after = [SENDINGS[program]], 1.0
     return plan
 
 
