@@ -114,10 +114,10 @@ def retry_begun_at_once(patch: Patch) -> None:
 def message_lost_at_rest(patch: Patch) -> None:
     """What came while the rest was written is acked with everything else."""
 
-    def acknowledge(instance: Any, *, let_go: bool = False) -> None:
+    def acknowledge(instance: Instance) -> None:
         for held in instance.held:
             held.commit = held.commit or instance.record.commits
-        real(instance, let_go=let_go)
+        real(instance)
 
     real = engine_module.acknowledge
     patch.setattr(engine_module, "acknowledge", acknowledge)
