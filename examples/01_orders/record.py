@@ -48,7 +48,9 @@ class Record:
         return [Entry(*row) for row in rows]
 
     def close(self) -> None:
-        self._database.close()
+        # Threads go on after their task was cancelled, and SQLite crashes when a connection goes under one of them.
+        with self._lock:
+            self._database.close()
 
 
 class Visit:
