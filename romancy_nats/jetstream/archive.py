@@ -63,19 +63,18 @@ class JetStreamArchive:
 
     async def clear(self, key: InstanceKey, generation: int) -> bool:
         """Remove the commits of a generation from the ledger; False when that is not certain."""
-        return await self._purge(
-            key, {"filter": self._subjects.commits(key.shard(self._shards), key, generation)}
-        )
+        return await self._purge(key, generation)
 
     async def clear_before(self, key: InstanceKey, revision: int) -> bool:
         """Remove all commits, of every generation, that are older than this revision of the record; False as above."""
-        every = self._subjects.commits(key.shard(self._shards), key)
         # Up to that sequence: a generation that began meanwhile is not touched.
-        return await self._purge(key, {"filter": every, "seq": revision})
+        return await self._purge(key, None, seq=revision)
 
-    async def _purge(self, key: InstanceKey, which: dict[str, object]) -> bool:
-        shard = self._subjects.shard_stream(key.shard(self._shards))
-        return not (await ask(self._connection, f"STREAM.PURGE.{shard}", which)).code
+    async def _purge(self, key: InstanceKey, generation: int | None, **limit: int) -> bool:
+        p = key.shard(self._shards)
+        which = {"filter": self._subjects.commits(p, key, generation), **limit}
+        answer = await ask(self._connection, f"STREAM.PURGE.{self._subjects.shard_stream(p)}", which)
+        return not answer.code
 
     async def seal(self, key: InstanceKey, record: InstanceRecord, expected: int, ttl: float) -> WriteReply:
         """The last write of a record: by compare-and-set, and it expires after `ttl` seconds."""

@@ -95,7 +95,7 @@ class Subjects:
     def dues(self, workflow: str) -> str:
         return f"{self.namespace}.due.{encode_token(workflow)}.>"
 
-    def commits(self, shard: int, key: InstanceKey, generation: int | None = None) -> str:
+    def commits(self, shard: int, key: InstanceKey, generation: int | None) -> str:
         """The filter for all commits of a generation, or of all of them."""
         return f"{self.commit_prefix(shard)}{key.token}.{'*' if generation is None else generation}.*"
 

@@ -77,8 +77,13 @@ class Version:
     until: float = float("inf")
     commits: int = 0
     """How many it covers, those of earlier generations included."""
-    settles: bool = False
-    """Whether what it covers may be acked: at rest, or when the next generation has what the one before saw (L5)."""
+    begins: bool = False
+    """Whether it is the first that names its generation."""
+
+    @property
+    def settles(self) -> bool:
+        """Whether what it covers may be acked: at rest, or when the next generation has what was seen before (L5)."""
+        return self.begins or not self.record.owner
 
 
 @dataclass
@@ -142,6 +147,7 @@ def collect(server: MemoryServer, book: Ledgerbook, told: Told, workflow: str, e
     ]
     for earlier, later in pairwise(versions):
         earlier.until = later.time
+        later.begins = earlier.record.generation < later.record.generation
     attempts = [
         replace(attempt, activity_id=named(attempt.generation, attempt.activity_id))
         for attempt in book.attempts
@@ -154,9 +160,7 @@ def collect(server: MemoryServer, book: Ledgerbook, told: Told, workflow: str, e
         case.fail(f"the history has gaps: {sorted(stored)}")
     if case.record is not None:
         case.left = [place for place in stored if place.generation < case.record.generation]
-    for before, version in zip([None, *versions], versions, strict=False):
-        begins = before is not None and before.record.generation < version.record.generation
-        version.settles = begins or not version.record.owner
+    for version in versions:
         version.commits = case.histories.before(version.record.generation) + version.record.commits
     return case
 

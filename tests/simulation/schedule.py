@@ -374,17 +374,8 @@ class _Run:
 
     def _cleared(self) -> bool:
         """Whether nothing is left of generations that are over, or whoever was to clear it is gone for good."""
-        generations = {
-            token: InstanceRecord.decode(versions[-1].data).generation
-            for shard in self.server.shards
-            for token, versions in shard.records.items()
-            if any(place.generation for place in shard.commits)
-        }
-        return not any(
-            place.generation < generations.get(place.token, 0)
-            for shard in self.server.shards
-            for place in shard.commits
-        )
+        kept = {(place.token, place.generation) for shard in self.server.shards for place in shard.commits}
+        return len(kept) == len({token for token, _ in kept})
 
     def _archived(self) -> bool:
         """Whether all has left the ledger that has to."""

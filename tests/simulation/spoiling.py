@@ -18,21 +18,40 @@ def shard_of(done: Finished) -> Any:
 
 def rewrite(done: Finished, change: Callable[[int, Commit], Sequence[Event]]) -> None:
     """Other events in each of its commits."""
-    shard = shard_of(done)
-    for place, stored in list(shard.commits.items()):
-        commit = Commit.decode(stored.data)
-        events = tuple(change(place.n, commit))
-        shard.commits[place] = stored._replace(data=replace(commit, events=events).encode())
+    commits = shard_of(done).commits
+    for place, stored in list(commits.items()):
+        commits[place] = _rewritten(stored, lambda commit, n=place.n: change(n, commit))
 
 
-def each(kind: type, then: Callable[[Any], list[Event]]) -> Callable[[Finished], None]:
-    """Replace each event of that kind by others."""
+def rewrite_generation(done: Finished, generation: int, change: Callable[[Commit], Sequence[Event]]) -> None:
+    """Other events in each commit of one generation, in the ledger or cleared from it."""
+    commits = shard_of(done).commits
+    for place, stored in list(commits.items()):
+        if place.generation == generation:
+            commits[place] = _rewritten(stored, change)
+    for place, (stored, time) in commits.cleared.items():
+        if place.generation == generation:
+            commits.cleared[place] = (_rewritten(stored, change), time)
+
+
+def _rewritten(stored: Any, change: Callable[[Commit], Sequence[Event]]) -> Any:
+    commit = Commit.decode(stored.data)
+    return stored._replace(data=replace(commit, events=tuple(change(commit))).encode())
+
+
+def each(
+    kind: type, then: Callable[[Any], list[Event]], generation: int | None = None
+) -> Callable[[Finished], None]:
+    """Replace each event of that kind by others; in one generation, if it is given."""
+
+    def changed(commit: Commit) -> list[Event]:
+        return [e for event in commit.events for e in (then(event) if isinstance(event, kind) else [event])]
 
     def plant(done: Finished) -> None:
-        rewrite(done, lambda _, commit: [e for event in commit.events for e in _of(event)])
-
-    def _of(event: Event) -> list[Event]:
-        return then(event) if isinstance(event, kind) else [event]
+        if generation is None:
+            rewrite(done, lambda _, commit: changed(commit))
+        else:
+            rewrite_generation(done, generation, changed)
 
     return plant
 
@@ -41,19 +60,3 @@ def told(done: Finished, **changed: Any) -> None:
     """Its user was told something else."""
     for name, value in changed.items():
         setattr(done.told[0], name, value)
-
-
-def rewrite_generation(done: Finished, generation: int, change: Callable[[Commit], Sequence[Event]]) -> None:
-    """Other events in each commit of one generation, in the ledger or cleared from it."""
-    commits = shard_of(done).commits
-
-    def changed(stored: Any) -> Any:
-        commit = Commit.decode(stored.data)
-        return stored._replace(data=replace(commit, events=tuple(change(commit))).encode())
-
-    for place, stored in list(commits.items()):
-        if place.generation == generation:
-            commits[place] = changed(stored)
-    for place, (stored, time) in commits.cleared.items():
-        if place.generation == generation:
-            commits.cleared[place] = (changed(stored), time)
