@@ -1,6 +1,6 @@
 # Two commands on a fresh machine with git, make and Python 3.11 or newer:
 #   make demo    the main job: orders, a worker killed half-way, every order ended exactly once
-#   make test    lint, types and all tests
+#   make test    lint, types and tests
 # Everything is installed into .venv; nothing outside this folder is touched.
 
 .DEFAULT_GOAL := help
@@ -16,11 +16,12 @@ PYTHONS := python3 python3.13 python3.12 python3.11 python3.14
 WORKERS ?= 3
 TESTS ?=
 
-.PHONY: help setup demo test lint types check bench soak fmt lock clean
+.PHONY: help setup demo test test-long lint types check check-long bench soak fmt lock clean
 
 help:
 	@echo "make demo    run the main job and check it against an external record"
-	@echo "make test    lint, types and all tests (TESTS=path to narrow, WORKERS=n for processes)"
+	@echo "make test    lint, types and tests (TESTS=path to narrow, WORKERS=n for processes)"
+	@echo "make test-long  the tests that take longer, beside those of make test"
 	@echo "make lint    format, lint and import contracts only"
 	@echo "make types   mypy and pyright only"
 	@echo "make bench   measure speed beside a raw baseline (minutes)"
@@ -57,6 +58,8 @@ demo: setup
 
 test: lint types check
 
+test-long: check-long
+
 lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -74,7 +77,10 @@ types: setup
 # loadfile: the tests of a file share its server. In the order of the folders, or the few slow tests of the model and
 # of the chaos would come last, and alone.
 check: setup
-	$(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not long" $(TESTS)
+
+check-long: setup
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m long $(TESTS)
 
 bench: setup
 	@$(PY) -m tests.benchmarks.run

@@ -1,4 +1,4 @@
-"""The rules of the house that no linter knows: size, names and opening lines of files. Imports are import-linter's."""
+"""The rules of the house that no linter knows: names and opening lines of files. Imports are import-linter's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-MOST_LINES = 500
 VAGUE = {"base", "common", "helper", "helpers", "manager", "misc", "util", "utils"}
 CODE = sorted(
     path for folder in ("romancy_nats", "workers", "examples") for path in (ROOT / folder).rglob("*.py")
@@ -22,12 +21,6 @@ def name(path: Path) -> str:
 
 def test_there_is_something_to_hold_to_the_rules() -> None:
     assert ROOT / "romancy_nats" / "errors.py" in CODE
-
-
-@pytest.mark.parametrize("path", CODE, ids=name)
-def test_a_file_is_small(path: Path) -> None:
-    lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines <= MOST_LINES, f"{name(path)} has {lines} lines, the cap is {MOST_LINES}: split it by noun"
 
 
 @pytest.mark.parametrize("path", PYTHON, ids=name)
