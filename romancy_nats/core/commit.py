@@ -8,12 +8,13 @@ from typing import Any, cast
 
 import msgpack
 
-from romancy_nats.core.events import CLASSES, TAGS, Event, recorded_fields
+from romancy_nats.core.events import CLASSES, EVENTS, Event, recorded_fields
 from romancy_nats.errors import PayloadError
 
 VERSION = 1
 _pack = msgpack.Packer().pack
 _ENVELOPE_FIELDS = 7
+_TAGS = {event: spec.tag for event, spec in EVENTS.items()}
 
 
 @dataclass(slots=True, frozen=True)
@@ -55,7 +56,7 @@ def encode_commit(
     id: str, incarnation: str, fence: int, time: int, events: Sequence[Event], open: bool = False
 ) -> bytes:
     """The bytes of a commit, without building it first: every step of every workflow passes here."""
-    packed = [(TAGS[type(event)], *recorded_fields(event)) for event in events]
+    packed = [(_TAGS[type(event)], *recorded_fields(event)) for event in events]
     return _pack((VERSION, id, incarnation, fence, time, open, packed))
 
 
@@ -64,7 +65,7 @@ def split(events: Sequence[Event], most: int) -> list[list[Event]] | None:
     portions: list[list[Event]] = [[]]
     size = 0
     for event in events:
-        weight = len(_pack((TAGS[type(event)], *recorded_fields(event))))
+        weight = len(_pack((_TAGS[type(event)], *recorded_fields(event))))
         if weight > most:
             return None
         if size + weight > most:

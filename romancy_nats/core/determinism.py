@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from romancy_nats.core.events import Command
+from romancy_nats.core.events import EVENTS, Command
 from romancy_nats.errors import DeterminismError
 
 _HERE = str(Path(__file__).resolve().parent.parent)
@@ -44,23 +44,19 @@ def describe(command: Command | None) -> str:
         return "nothing"
     name = type(command).__name__
     shown = [
-        f"{field}={value!r}"
-        for field, value in zip(command._fields, command, strict=True)
-        if field in _SHOWN and value
+        f"{field}={value!r}" for field in EVENTS[type(command)].identity if (value := getattr(command, field))
     ]
     return f"{name}({', '.join(shown)})" if shown else name
-
-
-_COMPARED = ("id", "name", "compensates", "kind", "key", "keyed")
-_SHOWN = (*_COMPARED, "cause")
 
 
 def same(expected: Command, produced: Command) -> bool:
     """Whether a produced command is the recorded one; values (inputs, results) may differ, identity may not."""
     if type(expected) is not type(produced):
         return False
-    wanted = [getattr(expected, field, None) for field in _COMPARED]
-    return wanted == [getattr(produced, field, None) for field in _COMPARED]
+    identity = EVENTS[type(expected)].identity
+    return [getattr(expected, field) for field in identity] == [
+        getattr(produced, field) for field in identity
+    ]
 
 
 def mismatch(

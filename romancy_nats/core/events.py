@@ -1,4 +1,4 @@
-"""What a history is made of: one tuple class per event. Meaning and field order only; no behaviour.
+"""What a history is made of: one tuple class per event, and the table that describes each of them.
 
 Two kinds. *Deliveries* come to the workflow from outside. *Commands* are what workflow code asked for; a command is
 recorded (commit before effect, L2) and then carried out. Fields are only ever added at the end, with a default: a
@@ -7,7 +7,9 @@ history is read for ever. No field is called `type`: that is the event's own nam
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from enum import Enum, auto
+from typing import Any, NamedTuple, cast
 
 
 class WorkflowStarted(NamedTuple):
@@ -260,43 +262,98 @@ MessageEvent = (
     CancelRequested | TerminateRequested | RetryRequested | EventReceived | MessageReceived | UpdateRequested
 )
 
-TAGS: dict[type[Event], int] = {
-    WorkflowStarted: 1,
-    ActivityCompleted: 2,
-    ActivityFailed: 3,
-    ActivityAttemptFailed: 4,
-    TimerFired: 5,
-    CancelRequested: 6,
-    TerminateRequested: 7,
-    RetryRequested: 8,
-    EventReceived: 9,
-    MessageReceived: 10,
-    UpdateRequested: 11,
-    ActivityScheduled: 32,
-    ActivityAbandoned: 33,
-    TimerStarted: 34,
-    TimerCancelled: 35,
-    CompensationBegun: 36,
-    WorkflowCompleted: 37,
-    WorkflowFailed: 38,
-    WorkflowCancelled: 39,
-    WorkflowTerminated: 40,
-    WaitStarted: 41,
-    WaitEnded: 42,
-    UpdateAnswered: 43,
-    Emitted: 44,
-    WorkflowRecurred: 45,
+
+class Bound(Enum):
+    """What becomes of the value of a field that is too large for a commit. Decided where the value is made."""
+
+    SHORTENED = auto()
+    """A text about something (an error, a reason): cut; the class of an error is never cut away."""
+    REFUSED = auto()
+    """A value, name, id or key: an error for whoever gave it, which names it, its size and the limit."""
+    DROPPED = auto()
+    """Details that nothing depends on: left out, with a warning in the log."""
+    OURS = auto()
+    """Made by this package, and small."""
+
+
+class EventSpec(NamedTuple):
+    """All that the package has to know about a class of events, beside its fields.
+
+    `tag` is its number on the wire, for ever. `at_first` is how many fields it had when it was first recorded, 0 for
+    all of them: what was added since is written only where it says something, so that an old history comes back as it
+    was. `identity` names the fields that make a command the same in replay (L7); only a command that has no other field
+    than the value of its author is the same by its class alone. `bounds` has every field of bytes or text.
+    """
+
+    tag: int
+    bounds: Mapping[str, Bound]
+    identity: tuple[str, ...] = ()
+    at_first: int = 0
+
+
+def _bounds(*, refused: str = "", shortened: str = "", dropped: str = "", ours: str = "") -> dict[str, Bound]:
+    named = {
+        Bound.REFUSED: refused,
+        Bound.SHORTENED: shortened,
+        Bound.DROPPED: dropped,
+        Bound.OURS: ours,
+    }
+    return {field: bound for bound, fields in named.items() for field in fields.split()}
+
+
+def _command(tag: int, identity: str, *, at_first: int = 0, **bounds: str) -> EventSpec:
+    return EventSpec(tag, _bounds(**bounds), tuple(identity.split()), at_first)
+
+
+def _delivery(tag: int, *, at_first: int = 0, **bounds: str) -> EventSpec:
+    return EventSpec(tag, _bounds(**bounds), (), at_first)
+
+
+EVENTS: dict[type[Event], EventSpec] = {
+    WorkflowStarted: _delivery(
+        1, at_first=7, refused="workflow input carried", dropped="trace", ours="code stream"
+    ),
+    ActivityCompleted: _delivery(2, refused="id result"),
+    ActivityFailed: _delivery(3, refused="id", shortened="failure"),
+    ActivityAttemptFailed: _delivery(4, at_first=4, refused="id", shortened="failure", dropped="heartbeat"),
+    TimerFired: _delivery(5, ours="id"),
+    CancelRequested: _delivery(6, shortened="reason", refused="message_id", ours="stream"),
+    TerminateRequested: _delivery(7, shortened="reason", refused="message_id", ours="stream"),
+    RetryRequested: _delivery(8, refused="message_id", ours="stream"),
+    EventReceived: _delivery(
+        9,
+        refused="event_type event_id data source time subject extensions message_id",
+        ours="wait stream",
+    ),
+    MessageReceived: _delivery(10, refused="channel data metadata id sender message_id", ours="stream"),
+    UpdateRequested: _delivery(11, refused="id name input message_id", ours="reply_to stream"),
+    ActivityScheduled: _command(32, "id name compensates", refused="id name input compensates"),
+    ActivityAbandoned: _command(33, "id", refused="id"),
+    TimerStarted: _command(34, "id", ours="id"),
+    TimerCancelled: _command(35, "id", ours="id"),
+    CompensationBegun: _command(36, "cause", ours="cause"),
+    WorkflowCompleted: _command(37, "", refused="result"),
+    WorkflowFailed: _command(38, "", shortened="failure"),
+    WorkflowCancelled: _command(39, "", shortened="reason"),
+    WorkflowTerminated: _command(40, "", shortened="reason"),
+    WaitStarted: _command(41, "id kind name key keyed", refused="name key", ours="id kind"),
+    WaitEnded: _command(42, "id", ours="id"),
+    UpdateAnswered: _command(43, "id", refused="id result", shortened="failure"),
+    Emitted: _command(44, "", refused="value"),
+    WorkflowRecurred: _command(45, "", refused="input carried"),
 }
-CLASSES: dict[int, type[Event]] = {tag: event for event, tag in TAGS.items()}
-FIRST_COMMAND_TAG = 32
-SHORTEST: dict[type[Event], int] = {WorkflowStarted: 7, ActivityAttemptFailed: 4}
-"""How many fields an event had when it was first recorded. What was added since is written only where it says
-something, so that an old history comes back as it was."""
+"""The one place where a class of events is described; a test walks it."""
+
+CLASSES: dict[int, type[Event]] = {spec.tag: event for event, spec in EVENTS.items()}
+_FIRST_COMMAND_TAG = 32
+_AT_FIRST = {event: spec.at_first for event, spec in EVENTS.items() if spec.at_first}
+_SIZED = {event: tuple(event._fields.index(field) for field in spec.bounds) for event, spec in EVENTS.items()}
+_ENVELOPE_BYTES = 64
 
 
 def recorded_fields(event: Event) -> tuple[object, ...]:
     """The fields of an event as a history holds them."""
-    shortest = SHORTEST.get(type(event))
+    shortest = _AT_FIRST.get(type(event))
     if shortest is None:
         return event
     fields: tuple[object, ...] = tuple(event)
@@ -308,4 +365,10 @@ def recorded_fields(event: Event) -> tuple[object, ...]:
 
 def is_command(event: Event) -> bool:
     """Whether workflow code produced this event."""
-    return TAGS[type(event)] >= FIRST_COMMAND_TAG
+    return EVENTS[type(event)].tag >= _FIRST_COMMAND_TAG
+
+
+def weight(event: Event) -> int:
+    """About how many bytes an event takes in a commit; text counts by its characters."""
+    fields = cast("tuple[Any, ...]", event)
+    return _ENVELOPE_BYTES + sum([len(fields[index]) for index in _SIZED[type(event)]])

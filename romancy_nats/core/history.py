@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast, get_type_hints
 
 from romancy_nats.core.commit import Commit
-from romancy_nats.core.events import TAGS, Event, recorded_fields
+from romancy_nats.core.events import EVENTS, Event, recorded_fields
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.shown import shown_failure, shown_value
 from romancy_nats.errors import PayloadError, RomancyError
@@ -27,8 +27,8 @@ FORMAT = "romancy.history"
 VERSION = 1
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_EVENTS: dict[str, type[Event]] = {cls.__name__: cls for cls in TAGS}
-_TYPES: dict[type[Event], dict[str, type]] = {cls: get_type_hints(cls) for cls in TAGS}
+_EVENTS: dict[str, type[Event]] = {cls.__name__: cls for cls in EVENTS}
+_TYPES: dict[type[Event], dict[str, type]] = {cls: get_type_hints(cls) for cls in EVENTS}
 
 
 @dataclass(slots=True, frozen=True)

@@ -12,7 +12,6 @@ from romancy_nats.core.events import (
     EventReceived,
     MessageReceived,
     TimerFired,
-    UpdateRequested,
 )
 from romancy_nats.core.execution import Execution
 from romancy_nats.runtime.owner import HeldDelivery
@@ -53,16 +52,3 @@ def is_over(
     if isinstance(event, ActivityAttemptFailed):
         return bool(event.retry_at)
     return isinstance(event, ActivityCompleted | ActivityFailed)
-
-
-def weight(event: Delivered) -> int:
-    """About how many bytes it takes in a commit."""
-    if isinstance(event, ActivityCompleted):
-        return len(event.result) + 64
-    if isinstance(event, ActivityFailed | ActivityAttemptFailed):
-        return len(event.failure) + 64
-    if isinstance(event, EventReceived | MessageReceived):
-        return len(event.data) + 512
-    if isinstance(event, UpdateRequested):
-        return len(event.input) + 512
-    return 512

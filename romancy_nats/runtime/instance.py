@@ -24,6 +24,7 @@ from romancy_nats.core.events import (
     MessageReceived,
     TimerStarted,
     WaitStarted,
+    weight,
 )
 from romancy_nats.core.execution import Execution
 from romancy_nats.core.headers import MESSAGE_ID
@@ -32,7 +33,7 @@ from romancy_nats.core.record import InstanceRecord
 from romancy_nats.errors import PayloadTooLargeError, RomancyError, WorkflowRuleError
 from romancy_nats.ports import Refusal, Refused, WriteReply
 from romancy_nats.runtime import showing
-from romancy_nats.runtime.admission import LOOKS_PER_WAIT, is_early, is_moot, is_over, weight
+from romancy_nats.runtime.admission import LOOKS_PER_WAIT, is_early, is_moot, is_over
 from romancy_nats.runtime.alarms import idle, next_due
 from romancy_nats.runtime.effects import Effects
 from romancy_nats.runtime.owner import HeldDelivery, Owner

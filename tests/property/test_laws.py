@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from romancy_nats.core.commit import Commit
-from romancy_nats.core.events import SHORTEST, TAGS, ActivityScheduled, Command, Event, is_command
+from romancy_nats.core.events import EVENTS as SPECS
+from romancy_nats.core.events import ActivityScheduled, Command, Event, is_command
 from romancy_nats.core.execution import Execution
 from romancy_nats.core.history import History
 from romancy_nats.core.ids import InstanceKey
@@ -37,7 +38,7 @@ def _an(event: type[Event]) -> st.SearchStrategy[Event]:
     return st.tuples(*(_OF[hints[name]] for name in event._fields)).map(lambda values: event(*values))
 
 
-EVENTS = st.one_of([_an(event) for event in TAGS])
+EVENTS = st.one_of([_an(event) for event in SPECS])
 COMMITS = st.builds(
     Commit,
     id=_TEXT,
@@ -78,7 +79,7 @@ def test_what_a_later_release_adds_at_the_end_is_left_aside(
 ) -> None:
     raw = msgpack.unpackb(commit.encode())
     # A field with a default may be new to the writer of an older history, never to one that writes more.
-    raw[6] = [(TAGS[type(event)], *event, *more) for event in commit.events]
+    raw[6] = [(SPECS[type(event)].tag, *event, *more) for event in commit.events]
     assert Commit.decode(msgpack.packb([*raw, *last])) == commit
 
 
@@ -86,7 +87,7 @@ def test_what_a_later_release_adds_at_the_end_is_left_aside(
 def test_an_older_release_knew_fewer_fields(commit: Commit) -> None:
     raw = msgpack.unpackb(commit.encode())
     raw[6] = [
-        (TAGS[type(event)], *event[: len(event) - len(type(event)._field_defaults)])
+        (SPECS[type(event)].tag, *event[: len(event) - len(type(event)._field_defaults)])
         for event in commit.events
     ]
     read = Commit.decode(msgpack.packb(raw))
@@ -135,12 +136,14 @@ def test_a_history_comes_back_from_json(commits: list[Commit], generation: int) 
 
 
 def test_no_field_takes_the_place_of_the_name_of_its_event() -> None:
-    assert [event.__name__ for event in TAGS if "type" in event._fields] == []
+    assert [event.__name__ for event in SPECS if "type" in event._fields] == []
 
 
 @given(COMMITS)
 def test_a_commit_of_an_earlier_release_keeps_its_bytes(commit: Commit) -> None:
-    short = [(TAGS[type(event)], *event[: SHORTEST.get(type(event))]) for event in commit.events]
+    short = [
+        (SPECS[type(event)].tag, *event[: SPECS[type(event)].at_first or None]) for event in commit.events
+    ]
     old = msgpack.packb((1, commit.id, commit.incarnation, commit.fence, commit.time, commit.open, short))
     assert Commit.decode(old).encode() == old
 
