@@ -52,7 +52,9 @@ class Client:
     ) -> AbstractAsyncContextManager[Client]:
         """Connect to a server: the URL given here, or in the settings.
 
-        Raises ConfigurationError without any URL, StreamMissingError when streams are missing and may not be made.
+        Connecting and reading make no streams; the first start, message or event makes those that are missing.
+        Raises ConfigurationError without any URL. The first write raises StreamMissingError when streams are missing
+        and may not be made.
         """
         return _connected(url, namespace, settings or Settings())
 
@@ -264,7 +266,7 @@ async def _until_stored(write: Any, what: str) -> int:
 
 @asynccontextmanager
 async def _connected(url: str | None, namespace: str | None, settings: Settings) -> AsyncGenerator[Client]:
-    from romancy_nats.composition import connect_world
+    from romancy_nats.composition import connect_client_world
 
-    async with connect_world(settings, url=url, namespace=namespace, name="romancy-client") as world:
+    async with connect_client_world(settings, url=url, namespace=namespace) as world:
         yield Client(world)

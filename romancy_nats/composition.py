@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from romancy_nats.errors import ConfigurationError
 from romancy_nats.jetstream.server import EmbeddedServer
-from romancy_nats.jetstream.world import JetStreamWorld, open_world
+from romancy_nats.jetstream.world import JetStreamWorld, open_client_world, open_world
 from romancy_nats.settings import Settings
 
 
@@ -27,14 +27,9 @@ async def server_url(url: str | None, settings: Settings) -> AsyncGenerator[str]
 async def connect_world(
     settings: Settings, *, url: str | None = None, namespace: str | None = None, name: str = "romancy"
 ) -> AsyncGenerator[JetStreamWorld]:
-    """Connect to the server; raises ConfigurationError when no URL is known."""
-    known = url or settings.nats_url
-    if known is None:
-        raise ConfigurationError(
-            "no server: give a URL, or set ROMANCY_NATS_URL; `romancy dev` and `app.run()` start one of their own"
-        )
+    """Connect as a worker: streams that are missing are made. Raises ConfigurationError when no URL is known."""
     async with open_world(
-        known,
+        _known(url, settings),
         namespace=namespace or settings.namespace,
         shards=settings.shards,
         replicas=settings.replicas,
@@ -45,3 +40,31 @@ async def connect_world(
         inbox_prefix=settings.inbox_prefix,
     ) as world:
         yield world
+
+
+@asynccontextmanager
+async def connect_client_world(
+    settings: Settings, *, url: str | None = None, namespace: str | None = None, name: str = "romancy-client"
+) -> AsyncGenerator[JetStreamWorld]:
+    """Connect as a client: its first write makes missing streams. Raises ConfigurationError when no URL is known."""
+    async with open_client_world(
+        _known(url, settings),
+        namespace=namespace or settings.namespace,
+        shards=settings.shards,
+        replicas=settings.replicas,
+        lease_ttl=settings.lease_ttl,
+        provision=settings.provision,
+        name=f"{name}-{settings.worker_id or os.getpid()}",
+        credentials=settings.credentials(),
+        inbox_prefix=settings.inbox_prefix,
+    ) as world:
+        yield world
+
+
+def _known(url: str | None, settings: Settings) -> str:
+    known = url or settings.nats_url
+    if known is None:
+        raise ConfigurationError(
+            "no server: give a URL, or set ROMANCY_NATS_URL; `romancy dev` and `app.run()` start one of their own"
+        )
+    return known

@@ -28,7 +28,11 @@ class CoreWire:
     """Implements `ports.Wire`."""
 
     def __init__(
-        self, connection: Connection, subjects: Subjects, shards: int, inbox_prefix: str = "_INBOX"
+        self,
+        connection: Connection,
+        subjects: Subjects,
+        shards: Callable[[], int],
+        inbox_prefix: str = "_INBOX",
     ) -> None:
         self._connection = connection
         self._subjects = subjects
@@ -122,7 +126,7 @@ class CoreWire:
             if place is not None:
                 seen(place.generation, place.n)
 
-        live = self._subjects.live(key.shard(self._shards), key)
+        live = self._subjects.live(key.shard(self._shards()), key)
         subscriptions = [await self._connection.subscribe(live, hear)]
         if heard is not None:
             tell = heard

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from romancy_nats.jetstream.archive import JetStreamArchive
 from romancy_nats.jetstream.connection import Connection
 from romancy_nats.jetstream.credentials import Credentials
 from romancy_nats.jetstream.events import JetStreamEvents
+from romancy_nats.jetstream.lazy import LazyEvents, LazyLedger, LazyQueues, Namespace
 from romancy_nats.jetstream.leases import JetStreamLeases
 from romancy_nats.jetstream.ledger import JetStreamLedger
 from romancy_nats.jetstream.orphans import JetStreamOrphans
@@ -21,7 +22,7 @@ from romancy_nats.jetstream.queues import JetStreamQueues
 from romancy_nats.jetstream.timers import JetStreamTimers
 from romancy_nats.jetstream.topology import DEFAULT_SHARDS, Storage, Topology
 from romancy_nats.jetstream.wire import CoreWire
-from romancy_nats.ports import World
+from romancy_nats.ports import Ledger, World
 
 ACK_WAIT_MARGIN = 1.0
 """A worker that holds its lease is never taken for gone by a queue."""
@@ -100,22 +101,61 @@ async def open_world(
         subjects = topology.subjects
         queues = JetStreamQueues(connection, subjects)
         events = JetStreamEvents(connection, subjects)
+        ledger = JetStreamLedger(connection, subjects, topology.shards)
         try:
-            yield JetStreamWorld(
-                ledger=JetStreamLedger(connection, subjects, topology.shards),
-                queues=queues,
-                orphans=JetStreamOrphans(connection, subjects),
-                leases=JetStreamLeases(connection, subjects),
-                wire=CoreWire(connection, subjects, topology.shards),
-                timers=JetStreamTimers(connection, subjects),
-                events=events,
-                archive=JetStreamArchive(connection, subjects, topology.shards),
-                clock=SystemClock(),
-                chance=SystemChance(),
-                connection=connection,
-                topology=topology,
-                lease_ttl=lease_ttl,
-            )
+            yield _world(connection, ledger, queues, events, lambda: topology, lease_ttl)
         finally:
             await queues.stop_pulling()
             await events.stop_pulling()
+
+
+@asynccontextmanager
+async def open_client_world(
+    url: str,
+    *,
+    namespace: str = "romancy",
+    shards: int = DEFAULT_SHARDS,
+    replicas: int = 1,
+    lease_ttl: float = 15.0,
+    provision: bool = True,
+    name: str = "romancy",
+    credentials: Credentials | None = None,
+    inbox_prefix: str = "_INBOX",
+) -> AsyncGenerator[JetStreamWorld]:
+    """Connect to a namespace as a client: its first write makes missing streams if `provision` allows it.
+
+    Raises what `Connection.open` raises; the write raises what the provisioning raises.
+    """
+    async with Connection.open(
+        url, name=name, credentials=credentials, inbox_prefix=inbox_prefix
+    ) as connection:
+        place = Namespace(connection, Topology(namespace, shards, replicas), may_make=provision)
+        ledger = LazyLedger(connection, place)
+        queues, events = LazyQueues(connection, place), LazyEvents(connection, place)
+        yield _world(connection, ledger, queues, events, lambda: place.topology, lease_ttl)
+
+
+def _world(
+    connection: Connection,
+    ledger: Ledger,
+    queues: JetStreamQueues,
+    events: JetStreamEvents,
+    topology: Callable[[], Topology],
+    lease_ttl: float,
+) -> JetStreamWorld:
+    subjects = topology().subjects
+    return JetStreamWorld(
+        ledger=ledger,
+        queues=queues,
+        orphans=JetStreamOrphans(connection, subjects),
+        leases=JetStreamLeases(connection, subjects),
+        wire=CoreWire(connection, subjects, lambda: topology().shards),
+        timers=JetStreamTimers(connection, subjects),
+        events=events,
+        archive=JetStreamArchive(connection, subjects, topology().shards),
+        clock=SystemClock(),
+        chance=SystemChance(),
+        connection=connection,
+        topology=topology(),
+        lease_ttl=lease_ttl,
+    )
