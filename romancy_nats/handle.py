@@ -1,4 +1,4 @@
-"""A client's hold on one instance: its result, its state, and what can be said to it. A pure watch: harms nothing."""
+"""Client-side handle of one workflow instance: result, status, history, and the messages a client can send it."""
 
 from __future__ import annotations
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from romancy_nats.core.ids import check_namespace
@@ -14,6 +16,7 @@ from romancy_nats.jetstream.credentials import Credentials
 from romancy_nats.runtime.tuning import Tuning
 
 ACK_WAIT_MARGIN = 1.0
+_INBOX_PREFIX = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
 class Settings(BaseSettings):
@@ -53,6 +56,25 @@ class Settings(BaseSettings):
     @classmethod
     def _namespace_is_plain(cls, value: str) -> str:
         return check_namespace(value)
+
+    @field_validator("inbox_prefix")
+    @classmethod
+    def _inbox_prefix_is_a_subject(cls, value: str) -> str:
+        if not _INBOX_PREFIX.fullmatch(value):
+            raise ValueError(
+                f"an inbox prefix is one or more tokens of A-Z, a-z, 0-9, '_' and '-', joined by dots, not {value!r}"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _inboxes_are_no_subjects_of_ours(self) -> Self:
+        # Whatever lies under the prefix is answered to, for anyone who asks: it must not reach our streams.
+        if self.inbox_prefix.partition(".")[0] == self.namespace:
+            raise ValueError(
+                f"the inbox prefix {self.inbox_prefix!r} lies under the subjects of namespace {self.namespace!r}; "
+                "choose another, for example _INBOX.acme"
+            )
+        return self
 
     def tuning(self, retry: RetryPolicy | None = None) -> Tuning:
         """The numbers that a worker runs by."""

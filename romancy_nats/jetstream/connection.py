@@ -58,6 +58,8 @@ class Connection:
         self.on_denied: list[Callable[[str, PermissionDeniedError], None]] = []
         """Called with the subject in lower case when the server denied a publish to it."""
         self._loop = asyncio.get_running_loop()
+        self.inbox_prefix = inbox_prefix
+        """Where answers to this connection arrive; a reply subject under it may be written to."""
         self._inbox = f"{inbox_prefix}.{secrets.token_hex(8)}"
         self._inboxes = 0
         self._mux = Mux(self._inbox, self._later)

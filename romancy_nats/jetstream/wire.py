@@ -27,18 +27,13 @@ _WORKERS = "workers"
 class CoreWire:
     """Implements `ports.Wire`."""
 
-    def __init__(
-        self,
-        connection: Connection,
-        subjects: Subjects,
-        shards: Callable[[], int],
-        inbox_prefix: str = "_INBOX",
-    ) -> None:
+    def __init__(self, connection: Connection, subjects: Subjects, shards: Callable[[], int]) -> None:
         self._connection = connection
         self._subjects = subjects
         self._shards = shards
-        # Clients may have inboxes of their own, `_INBOX_<name>`; nothing else is ever written to.
-        self._inbox = re.compile(rf"{re.escape(inbox_prefix)}[A-Za-z0-9_-]*(\.[A-Za-z0-9_=-]+)+")
+        # Inboxes of other programs, `_INBOX` or `_INBOX_<name>`, and our own; nothing else is ever written to.
+        prefixes = f"_INBOX|{re.escape(connection.inbox_prefix)}"
+        self._inbox = re.compile(rf"(?:{prefixes})[A-Za-z0-9_-]*(\.[A-Za-z0-9_=-]+)+")
 
     def is_inbox(self, subject: str) -> bool:
         """Whether a reply subject that came in a message may be written to."""
