@@ -7,7 +7,6 @@ import inspect
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, MutableMapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, cast, overload
@@ -33,18 +32,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 M = TypeVar("M")
 
-_current: ContextVar[WorkflowContext | None] = ContextVar("romancy_workflow", default=None)
 _logger = logging.getLogger("romancy.workflow")
-
-
-def current_workflow() -> WorkflowContext | None:
-    """The context when called inside workflow code, else None."""
-    return _current.get()
-
-
-def enter_workflow(context: WorkflowContext) -> None:
-    """Make this the context of the running asyncio context (the root of a workflow calls it once)."""
-    _current.set(context)
 
 
 class WorkflowContext:
@@ -83,7 +71,10 @@ class WorkflowContext:
 
     @property
     def is_replaying(self) -> bool:
-        """True while recorded events are consumed, False from the first new one."""
+        """True while recorded events are consumed, False from the first new one.
+
+        True again in code that is closed because this worker drops it from memory: what it does has no effect.
+        """
         return self._execution.replaying
 
     @property
@@ -93,7 +84,7 @@ class WorkflowContext:
 
     @cached_property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
-        """A logger under `romancy.workflow` that is silent in replay."""
+        """A logger under `romancy.workflow`; silent in replay, and in code that is dropped from memory."""
         return _WorkflowLogger(self._execution)
 
     def now(self) -> datetime:
@@ -299,7 +290,7 @@ def step_activity(name: str, fn: Callable[..., R]) -> Activity[..., R]:
 
 
 class _WorkflowLogger(logging.LoggerAdapter[logging.Logger]):
-    """Adds who speaks, and says nothing in replay."""
+    """Adds which instance speaks; says nothing in replay and in evicted code."""
 
     def __init__(self, execution: Execution) -> None:
         super().__init__(_logger, {})

@@ -22,12 +22,13 @@ from typing import (
 )
 
 from romancy_nats.core.codecs import Codecs
+from romancy_nats.core.current import current_workflow
 from romancy_nats.core.ids import check_id, check_name
 from romancy_nats.core.parameters import Parameters
 from romancy_nats.core.payload import ValueCodec
 from romancy_nats.core.retry import Duration, RetryPolicy, seconds
 from romancy_nats.core.start_options import OnConflict, StartOptions
-from romancy_nats.errors import ConfigurationError
+from romancy_nats.errors import ConfigurationError, WorkflowRuleError
 
 if TYPE_CHECKING:
     from typing import Self
@@ -44,7 +45,10 @@ registered_errors: dict[str, type[BaseException]] = {}
 
 
 class Activity(Generic[P, R]):
-    """A function whose result is recorded. Call it directly for a plain call, `ctx.run(it, …)` for a durable one."""
+    """A function whose result is recorded: `ctx.run(it, …)` in workflow code runs it once and replays its result.
+
+    Outside workflow code (in activities, steps, tests, scripts) calling it is a plain call of the function.
+    """
 
     def __init__(
         self,
@@ -117,7 +121,13 @@ class AsyncActivity(Activity[P, R]):
     """An activity made from an `async def`."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
-        """Call the function directly, without a record."""
+        """In workflow code the same as `ctx.run(it, …)`; everywhere else a plain call, without a record.
+
+        A query handler may not call activities: QueryError there.
+        """
+        context = current_workflow()
+        if context is not None:
+            return context.run(self, *args, **kwargs)
         return cast("Coroutine[Any, Any, R]", self.fn(*args, **kwargs))
 
     @overload
@@ -133,7 +143,15 @@ class SyncActivity(Activity[P, R]):
     """An activity made from a plain function; it runs in a thread."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the function directly, without a record."""
+        """A plain call of the function, without a record.
+
+        Raises WorkflowRuleError in workflow code, which the call would block: `await ctx.run(it, …)` there.
+        """
+        if current_workflow() is not None:
+            raise WorkflowRuleError(
+                f"{self.name} is a plain function, which runs in a thread; workflow code may not call it directly: "
+                f"await ctx.run({self.name}, …)"
+            )
         return cast("R", self.fn(*args, **kwargs))
 
     @overload

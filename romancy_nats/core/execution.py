@@ -18,7 +18,8 @@ from typing import Any, TypeVar, cast
 
 from romancy_nats.core import determinism
 from romancy_nats.core.commit import Commit
-from romancy_nats.core.context import WorkflowContext, enter_workflow
+from romancy_nats.core.context import WorkflowContext
+from romancy_nats.core.current import enter_workflow
 from romancy_nats.core.definition import Activity, Workflow
 from romancy_nats.core.events import (
     ActivityAbandoned,
@@ -347,19 +348,21 @@ class Execution:
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """A task of the workflow that it did not begin itself (an update handler)."""
+        return self.loop.create_task(work, context=self._context())
+
+    def _context(self) -> contextvars.Context:
+        """A fresh context of workflow code."""
         context = contextvars.Context()
-        context.run(enter_workflow, self.view())
-        return self.loop.create_task(work, context=context)
+        context.run(enter_workflow, self.loop, self.view())
+        return context
 
     def query(self, name: str, body: object) -> bytes:
         """The answer of a query handler, encoded; raises QueryError. Changes nothing, or sets `disturbed`."""
         answer: list[bytes | QueryError] = []
 
         def ask() -> None:
-            context = contextvars.Context()
-            context.run(enter_workflow, self.view())
             try:
-                answer.append(context.run(self.handlers.query, name, body))
+                answer.append(self._context().run(self.handlers.query, name, body))
             except QueryError as error:
                 answer.append(error)
 
@@ -429,7 +432,8 @@ class Execution:
 
     def _broke_a_rule(self, _violation: WorkflowRuleError) -> None:
         if self.on_violation is not None:
-            self.on_violation()
+            # Workflow code may be the caller, and the engine is not to go on in its context.
+            contextvars.Context().run(self.on_violation)
 
     @property
     def waits(self) -> bool:
@@ -437,13 +441,16 @@ class Execution:
         return bool(self.activities or self.timers or self.waiting.open)
 
     def evict(self) -> None:
-        """Close the workflow code for good; every later call in it raises, its commands go nowhere."""
+        """Close the workflow code for good, in silence; every later call in it raises, its commands go nowhere."""
         self.ending = self.ending or WorkflowTerminated("evicted")
-        self.loop.close_all()
-        # Freed at once, by reference counts: collections of cycles are rare in a worker, and slow.
-        self.root.task = None
+        # For good: what runs from here on runs for nobody, also what a later collection frees.
+        self.replaying = True
         self.on_violation = None
         self.announce = None
+        # In a context of workflow code: an async generator that is closed has none of its own.
+        self._context().run(self.loop.close_all)
+        # Freed at once, by reference counts: collections of cycles are rare in a worker, and slow.
+        self.root.task = None
         self.waiting.close()
         self.handlers.close()
         self.timers.clear()

@@ -167,8 +167,12 @@ class DeterministicLoop(RefusingLoop):
                 f"look for a loop that swallows cancellation or polls with sleep(0). Next would be {ready[0]!r}"
             )
 
+    def steps_here(self) -> bool:
+        """Whether the code of this loop is what runs now, in this thread: a step, a look, or its eviction."""
+        return self._thread == get_ident()
+
     def _in_step(self) -> bool:
-        return self._thread == get_ident() and not self._dead
+        return self.steps_here() and not self._dead
 
     # --- scheduling
 

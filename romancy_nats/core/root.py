@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import ref
 
-from romancy_nats.core.context import WorkflowContext, enter_workflow
+from romancy_nats.core.current import enter_workflow
 from romancy_nats.core.events import (
     CancelRequested,
     CompensationBegun,
@@ -28,6 +28,7 @@ from romancy_nats.core.tasks import cancel_others
 from romancy_nats.errors import PayloadTooLargeError, WorkflowTimeoutError
 
 if TYPE_CHECKING:
+    from romancy_nats.core.context import WorkflowContext
     from romancy_nats.core.execution import Execution
 
 MICROSECONDS = 1_000_000
@@ -61,7 +62,7 @@ class Root:
         """Enter the workflow code."""
         execution = self._execution
         context = contextvars.Context()
-        context.run(enter_workflow, view)
+        context.run(enter_workflow, execution.loop, view)
         self.task = execution.loop.create_task(
             self._main(started, view), name=repr(execution.key), context=context
         )
