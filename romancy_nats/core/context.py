@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, MutableMapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
@@ -282,9 +281,9 @@ class WorkflowContext:
 
 def step_activity(name: str, fn: Callable[..., R]) -> Activity[..., R]:
     """An activity made on the spot from a closure."""
-    from romancy_nats.core.definition import AsyncActivity, SyncActivity
+    from romancy_nats.core.definition import AsyncActivity, SyncActivity, is_async_callable
 
-    if inspect.iscoroutinefunction(fn):
+    if is_async_callable(fn):
         return AsyncActivity[..., R](fn, name=name)
     return SyncActivity[..., R](fn, name=name)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import datetime
 from types import FrameType
 from typing import (
@@ -23,10 +24,11 @@ from typing import (
 
 from romancy_nats.core.codecs import Codecs
 from romancy_nats.core.current import current_workflow
+from romancy_nats.core.error_text import class_key
 from romancy_nats.core.ids import check_id, check_name
 from romancy_nats.core.parameters import Parameters
 from romancy_nats.core.payload import ValueCodec
-from romancy_nats.core.retry import Duration, RetryPolicy, seconds
+from romancy_nats.core.retry import Duration, ErrorClasses, RetryPolicy, checked_limit, error_classes
 from romancy_nats.core.start_options import OnConflict, StartOptions
 from romancy_nats.errors import ConfigurationError, WorkflowRuleError
 
@@ -59,18 +61,20 @@ class Activity(Generic[P, R]):
         retry: RetryPolicy | None = None,
         timeout: Duration | None = None,
         heartbeat: Duration | None = None,
-        errors: Sequence[type[BaseException]] = (),
+        errors: ErrorClasses = (),
         max_threads: int | None = None,
     ) -> None:
         self.fn = fn
-        self.name = check_name(name or getattr(fn, "__name__", type(fn).__name__))
-        self.is_async = inspect.iscoroutinefunction(fn)
+        self.name = check_name(name or _name_of(fn))
+        self.is_async = is_async_callable(fn)
         self.compensation = None if compensation is None else as_activity(compensation)
-        self.retry = retry
-        self.timeout = None if timeout is None else seconds(timeout)
-        self.heartbeat = None if heartbeat is None else seconds(heartbeat)
-        self.max_threads = max_threads
-        self.errors = {f"{cls.__module__}.{cls.__qualname__}": cls for cls in errors}
+        self.retry = self._checked_retry(retry)
+        self.timeout = self._checked_limit("timeout", timeout)
+        self.heartbeat = self._checked_limit("heartbeat", heartbeat)
+        self.max_threads = self._checked_threads(max_threads)
+        self.errors = {
+            class_key(cls): cls for cls in error_classes(errors, f"activity {self.name!r}: errors")
+        }
         registered_errors.update(self.errors)
         self.id: str | None = None
         self.__doc__ = fn.__doc__
@@ -100,12 +104,27 @@ class Activity(Generic[P, R]):
         if id is not None:
             other.id = check_id(id)
         if timeout is not None:
-            other.timeout = seconds(timeout)
+            other.timeout = self._checked_limit("timeout", timeout)
         if retry is not None:
-            other.retry = retry
+            other.retry = self._checked_retry(retry)
         if heartbeat is not None:
-            other.heartbeat = seconds(heartbeat)
+            other.heartbeat = self._checked_limit("heartbeat", heartbeat)
         return other
+
+    def _checked_limit(self, name: str, given: Duration | None) -> float | None:
+        return checked_limit(given, f"activity {self.name!r}: {name}")
+
+    def _checked_retry(self, given: RetryPolicy | None) -> RetryPolicy | None:
+        if given is not None and not isinstance(given, RetryPolicy):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"activity {self.name!r}: retry is a RetryPolicy, not {given!r}")
+        return given
+
+    def _checked_threads(self, given: Any) -> int | None:
+        if given is not None and (not isinstance(given, int) or isinstance(given, bool) or given < 1):
+            raise ConfigurationError(
+                f"activity {self.name!r}: max_threads is a whole number, 1 or more, not {given!r}"
+            )
+        return given
 
     def _bound(self, owner: object) -> Self:
         other = _copy(self)
@@ -188,15 +207,19 @@ def activity(
     retry: RetryPolicy | None = None,
     timeout: Duration | None = None,
     heartbeat: Duration | None = None,
-    errors: Sequence[type[BaseException]] = (),
+    errors: ErrorClasses = (),
     max_threads: int | None = None,
 ) -> ActivityDecorator: ...
 def activity(fn: Callable[..., object] | None = None, /, **options: Any) -> Any:
     """Make a function an activity: its result is recorded, and replay returns the record.
 
     `compensation` undoes it in a saga; `timeout` bounds one attempt and `heartbeat` its longest silence (seconds or
-    timedelta); `errors` names the exception classes that come back to the workflow as themselves; `max_threads`
-    bounds how many calls of a plain function run at once on one worker.
+    timedelta), both from the moment at which the attempt runs, not while it waits for a thread; `errors` names the
+    exception classes that come back to the workflow as themselves; `max_threads` bounds how many calls of a plain
+    function run at once on one worker, those among them that were given up and have not ended yet.
+
+    A plain function runs in a thread. What is returned decides: an awaitable is awaited on the loop of the worker,
+    so a plain decorator around an `async def`, or an object with an async `__call__`, may be an activity, too.
     """
     if fn is not None:
         return as_activity(fn)
@@ -224,7 +247,7 @@ def compensation(
     retry: RetryPolicy | None = None,
     timeout: Duration | None = None,
     heartbeat: Duration | None = None,
-    errors: Sequence[type[BaseException]] = (),
+    errors: ErrorClasses = (),
     max_threads: int | None = None,
 ) -> CompensationDecorator: ...
 def compensation(fn: Callable[..., object] | None = None, /, **options: Any) -> Any:
@@ -238,6 +261,16 @@ def compensation(fn: Callable[..., object] | None = None, /, **options: Any) -> 
     return decorate
 
 
+def is_async_callable(fn: Any) -> bool:
+    """Whether calling it only makes a coroutine, so that it may be called on the loop of a worker.
+
+    True for an `async def`, a `functools.partial` or a bound method of one, and an object whose class has an async
+    `__call__`. Anything else runs in a thread; if it returns an awaitable after all, that is awaited on the loop.
+    """
+    call: object = type(fn).__call__ if callable(fn) else None
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(call)
+
+
 def as_activity(fn: Any) -> Activity[..., Any]:
     """The activity itself, or one made from a plain function."""
     return cast("Activity[..., Any]", fn) if isinstance(fn, Activity) else _make(fn)
@@ -248,7 +281,7 @@ def _make(fn: Any, **options: Any) -> Activity[..., Any]:
         raise ConfigurationError(f"@activity and @compensation decorate functions, not {fn!r}")
     if inspect.isasyncgenfunction(fn) or inspect.isgeneratorfunction(fn):
         raise ConfigurationError(f"{fn!r} is a generator; an activity returns one value")
-    if inspect.iscoroutinefunction(fn):
+    if is_async_callable(fn):
         return AsyncActivity[..., Any](fn, **options)
     return SyncActivity[..., Any](fn, **options)
 
@@ -348,6 +381,14 @@ def workflow(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         return Workflow[..., Any](fn, **options)
 
     return decorate
+
+
+def _name_of(fn: Any) -> str:
+    """The name of a function; of an object that wraps one, the name of that one, or else of its class."""
+    while isinstance(fn, functools.partial):
+        fn = cast("Any", fn).func
+    name = getattr(fn, "__name__", None)
+    return name if isinstance(name, str) else type(fn).__name__
 
 
 def _local_names(fn: Callable[..., object]) -> dict[str, object]:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple, Protocol, cast
 
 from romancy_nats.core.class_registry import ClassRegistry
+from romancy_nats.core.error_text import args_of, cause_of
 from romancy_nats.core.msgpack_types import Decoder, Encoder
 from romancy_nats.core.payload import ValueCodec
 from romancy_nats.errors import PayloadError
@@ -55,7 +56,7 @@ def packed(error: BaseException, nest: Nest) -> ExceptionState:
         return entry is not None and encoder.packs(entry) and len(encoder.pack(entry)) <= MAX_BYTES
 
     args: list[Entry] = []
-    for value in error.args:
+    for value in args_of(error):
         entry = _entry(value, error, nest)
         args.append(cast("Entry", entry) if small(entry) else [PLAIN, _text(value)])
     found = {name: _entry(value, error, nest) for name, value in _attributes(error)}
@@ -103,7 +104,7 @@ def _made(cls: type[Exception], args: tuple[object, ...]) -> Exception:
 
 def _entry(value: object, error: BaseException, nest: Nest) -> Entry | None:
     if isinstance(value, BaseException):
-        if value is error.__cause__:
+        if value is cause_of(error):
             return [CAUSE]
         failure = nest(value)
         return None if failure is None else [ERROR, failure.encode()]

@@ -10,11 +10,12 @@ import builtins
 import linecache
 from collections.abc import Iterator, Mapping
 from traceback import FrameSummary, StackSummary, TracebackException, walk_tb
-from types import FrameType
-from typing import Any, NamedTuple
+from types import FrameType, TracebackType
+from typing import Any, NamedTuple, cast
 
 import msgpack
 
+from romancy_nats.core.error_text import cause_of, class_key, class_name, error_text, is_one_of
 from romancy_nats.core.exception_state import ExceptionState, packed, unpacked
 from romancy_nats.errors import ActivityError, PayloadError, RomancyError, TerminalError
 
@@ -52,16 +53,19 @@ class Failure(NamedTuple):
         """The failure of an exception. With `registered`, state is kept only of classes that can come back."""
         cls = type(error)
         args = attributes = None
-        if isinstance(error, Exception) and (registered is None or _class(_key(cls), registered) is cls):
-            args, attributes = packed(error, lambda inner: _nested(inner, registered, depth))
+        if is_one_of(error, (Exception,)) and (
+            registered is None or _class(class_key(cls), registered) is cls
+        ):
+            args, attributes = _state(error, registered, depth)
+        cause = cause_of(error)
         return Failure(
-            type=_key(cls),
-            message=_message(error),
+            type=class_key(cls),
+            message=error_text(error, MAX_MESSAGE),
             args=args,
             attributes=attributes,
             traceback=_traceback(error),
-            cause=None if error.__cause__ is None else _nested(error.__cause__, registered, depth),
-            retryable=not isinstance(error, TerminalError) if retryable is None else retryable,
+            cause=None if cause is None else _nested(cause, registered, depth),
+            retryable=not is_one_of(error, (TerminalError,)) if retryable is None else retryable,
         )
 
     def rebuild(self, registered: Registered | None = None) -> Exception:
@@ -108,15 +112,20 @@ def _nested(error: BaseException, registered: Registered | None, depth: int) -> 
     return Failure.of(error, registered, depth=depth - 1) if depth > 0 else None
 
 
-def _key(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
+def _state(
+    error: BaseException, registered: Registered | None, depth: int
+) -> tuple[bytes, bytes] | tuple[None, None]:
+    try:
+        return packed(error, lambda inner: _nested(inner, registered, depth))
+    except BaseException:  # noqa: BLE001 - the boundary: attributes and values of a user's class may raise anything
+        return None, None
 
 
 def _class(key: str, registered: Registered) -> type[Exception] | None:
     module, _, name = key.rpartition(".")
     found: object = getattr(builtins, name, None) if module == "builtins" else registered.get(key)
     if found is None:
-        found = next((cls for cls in _ours(RomancyError) if _key(cls) == key), None)
+        found = next((cls for cls in _ours(RomancyError) if class_key(cls) == key), None)
     if found is None:
         found = _moved(key, registered)
     return found if isinstance(found, type) and issubclass(found, Exception) else None
@@ -136,18 +145,25 @@ def _moved(key: str, registered: Registered) -> object:
     return None
 
 
-def _message(error: BaseException) -> str:
-    try:
-        return str(error)[:MAX_MESSAGE]
-    except Exception:  # noqa: BLE001 - `__str__` of a user's class may raise anything, and the failure counts
-        return "<its __str__ failed>"
-
-
 def _traceback(error: BaseException) -> str:
-    # The default marks the columns, and parses each line for it: three times as slow, on the loop of a worker.
-    found = TracebackException(type(error), error, None)
-    found.stack = StackSummary.from_list(list(map(_frame, walk_tb(error.__traceback__))))
-    return "".join(found.format(chain=False))[-MAX_TRACEBACK:]
+    cls = type(error)
+    try:
+        # The default marks the columns, and parses each line for it: three times as slow, on the loop of a worker.
+        stack = StackSummary.from_list(list(map(_frame, walk_tb(_own_traceback(error)))))
+    except Exception:  # noqa: BLE001 - the boundary: globals of a user's module may be anything
+        stack = StackSummary()
+    try:
+        found = TracebackException(cls, error, None)
+        found.stack = stack
+        return "".join(found.format(chain=False))[-MAX_TRACEBACK:]
+    except BaseException:  # noqa: BLE001 - the boundary: it reads attributes of a user's class
+        lines = ["Traceback (most recent call last):\n", *stack.format()]
+        return f"{''.join(lines)}{class_name(cls)}: {error_text(error)}\n"[-MAX_TRACEBACK:]
+
+
+def _own_traceback(error: BaseException) -> TracebackType | None:
+    found: Any = BaseException.__dict__["__traceback__"]
+    return cast("TracebackType | None", found.__get__(error))
 
 
 def _frame(place: tuple[FrameType, int]) -> FrameSummary:
