@@ -9,6 +9,7 @@ from romancy_nats.client import Client
 from romancy_nats.core.context import WorkflowContext
 from romancy_nats.core.current import current_workflow
 from romancy_nats.core.definition import Activity, Workflow, activity, compensation, workflow
+from romancy_nats.core.described import PendingActivityInfo
 from romancy_nats.core.received import ReceivedEvent, ReceivedMessage
 from romancy_nats.core.record import InstanceStatus
 from romancy_nats.core.retry import RetryPolicy
@@ -90,6 +91,7 @@ __all__ = [
     "MessageTimeoutError",
     "PayloadError",
     "PayloadTooLargeError",
+    "PendingActivityInfo",
     "PermissionDeniedError",
     "QueryError",
     "ReceivedEvent",

@@ -7,12 +7,13 @@ import base64
 import weakref
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from romancy_nats.core.commit import Commit
 from romancy_nats.core.definition import registered_errors
+from romancy_nats.core.described import PendingActivityInfo, failure_text, pending_activities
 from romancy_nats.core.events import (
     ActivityCompleted,
     ActivityFailed,
@@ -93,6 +94,7 @@ class InstanceInfo:
     attributes: dict[str, Any] | None = None
     memo: dict[str, Any] | None = None
     takeovers: int = 0
+    pending_activities: tuple[PendingActivityInfo, ...] = ()
 
     @staticmethod
     def of(
@@ -187,13 +189,19 @@ class WorkflowHandle(Generic[R]):
         return (await self._record()).status
 
     async def describe(self) -> InstanceInfo:
-        """All that is known about it, compensations included."""
+        """All that is known about it, from its record and its history.
+
+        `error` of a failed instance is the message, and below it the traceback.
+        """
         record = await self._record()
         key = await self._key()
-        undone: tuple[CompensationInfo, ...] = ()
-        if record.commits or record.owner:
-            undone = compensations(await self._commits(key, record))
-        return InstanceInfo.of(key, record, undone)
+        if not (record.commits or record.owner):
+            return InstanceInfo.of(key, record)
+        commits = await self._commits(key, record)
+        info = InstanceInfo.of(key, record, compensations(commits))
+        told = [text for text in (record.error, failure_text(commits)) if text]
+        pending = () if record.status.ended else pending_activities(commits)
+        return replace(info, error="\n".join(told) or None, pending_activities=pending)
 
     async def history(self) -> list[Commit]:
         """The recorded commits of the current generation."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from enum import IntEnum
 from typing import cast
 
@@ -56,8 +57,10 @@ def exit_code(error: BaseException) -> Exit:
             return Exit.FAILED
         case QueryError() | UpdateRejectedError() | UpdateFailedError():
             return Exit.FAILED
-        case _:
+        case RomancyError():
             return Exit.USAGE
+        case _:
+            return Exit.FAILED
 
 
 def message(error: BaseException) -> str:
@@ -67,9 +70,22 @@ def message(error: BaseException) -> str:
         text += "; if it is still queued, say --workflow"
     if isinstance(error, AmbiguousInstanceError):
         text = text.replace("say which with workflow=", "say which with --workflow")
+    if not isinstance(error, (RomancyError, TimeoutError)):
+        return printable(
+            f"{type(error).__name__}: {text}{_place(error)}; --log-level debug shows its traceback"
+        )
     if isinstance(error, WorkflowFailedError):
         return printable(text)
     return "\n".join(map(printable, text.splitlines()))
+
+
+def _place(error: BaseException) -> str:
+    """The last line of code that is not a library's, else the last one."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [
+        one for one in frames if "site-packages" not in one.filename and "romancy_nats" not in one.filename
+    ]
+    return f" (at {(own or frames)[-1].filename}:{(own or frames)[-1].lineno})" if frames else ""
 
 
 def root_cause(error: BaseException) -> BaseException:

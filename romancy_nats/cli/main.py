@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -12,8 +14,8 @@ import typer
 
 from romancy_nats.cli import doctor, histories, instances, running, streams, talking
 from romancy_nats.cli.exits import MEANINGS, root_cause, tell
-from romancy_nats.errors import RomancyError
 
+_log = logging.getLogger("romancy.cli")
 app = typer.Typer(
     name="romancy",
     help="Durable workflows on NATS JetStream.",
@@ -72,11 +74,13 @@ def run() -> None:
         app()
     except KeyboardInterrupt:
         sys.exit(130)
-    except (RomancyError, TimeoutError, BaseExceptionGroup) as error:
-        cause = root_cause(error)
-        if not isinstance(cause, (RomancyError, TimeoutError)):
-            raise
-        code = tell(cause)
+    except BrokenPipeError:
+        # Whoever read has enough; what is still to be flushed goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - the end of the command: every error is one line
+        code = tell(root_cause(error))
+        _log.debug("the traceback of this error", exc_info=error)
         with contextlib.suppress(BrokenPipeError):
             sys.stdout.flush()
         sys.exit(code)

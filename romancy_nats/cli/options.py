@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -42,10 +43,10 @@ Timeout = Annotated[
 ]
 
 
-def settings(url: str | None, namespace: str | None, given: Settings | None = None) -> Settings:
-    """The settings of the environment (or those given), with what the command line says on top."""
+def settings(url: str | None, namespace: str | None, read: Callable[[], Settings] = Settings) -> Settings:
+    """The settings of the environment (or those of an app), with what the command line says on top."""
     try:
-        known = given or Settings()
+        known = read()
     except ValidationError as error:
         wrong = "; ".join(
             f"ROMANCY_{'.'.join(map(str, one['loc'])).upper()}: {one['msg']}" for one in error.errors()

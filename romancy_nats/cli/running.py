@@ -9,7 +9,6 @@ import signal
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn, TypeVar
 
@@ -20,6 +19,7 @@ from romancy_nats.app import App
 from romancy_nats.cli.connected import ShownCodec
 from romancy_nats.cli.inputs import read_input
 from romancy_nats.cli.instances import conclude
+from romancy_nats.cli.logs import Format, Level, LogLevel, set_up
 from romancy_nats.cli.options import AsJson, Input, Namespace, Target, Url, settings
 from romancy_nats.cli.output import note
 from romancy_nats.cli.target import load_app, workflow_of
@@ -36,25 +36,18 @@ _HASH_SEED = "PYTHONHASHSEED"
 _log = logging.getLogger("romancy.cli")
 
 
-class LogLevel(StrEnum):
-    """How much is told on stderr."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-
-
-Level = Annotated[LogLevel, typer.Option("--log-level", help="How much is told on stderr.")]
-
-
 def worker(
-    target: Target, url: Url = None, namespace: Namespace = None, log_level: Level = LogLevel.INFO
+    target: Target,
+    url: Url = None,
+    namespace: Namespace = None,
+    log_level: Level = LogLevel.INFO,
+    log_format: Format = None,
 ) -> None:
     """Run a worker until SIGTERM, which drains it: running turns finish, other workers take over the rest at once."""
-    prepare(log_level)
+    fix_hashes()
     app = load_app(target)
-    chosen = settings(url, namespace, app.settings)
+    chosen = settings(url, namespace, lambda: app.settings)
+    set_up(log_level, log_format, chosen.worker_id)
     if chosen.nats_url is None:
         note(
             "no --url and no ROMANCY_NATS_URL: an embedded server, whose data goes with it; see `romancy dev`"
@@ -79,11 +72,13 @@ def dev(
     namespace: Namespace = None,
     as_json: AsJson = False,
     log_level: Level = LogLevel.INFO,
+    log_format: Format = None,
 ) -> None:
     """Run a worker with an embedded server, whose data stays in .romancy/, unless a URL is known."""
-    prepare(log_level)
+    fix_hashes()
     app = load_app(target)
-    chosen = settings(url, namespace, app.settings)
+    chosen = settings(url, namespace, lambda: app.settings)
+    set_up(log_level, log_format, chosen.worker_id)
     if chosen.nats_url is None and chosen.store is None:
         chosen = chosen.model_copy(update={"store": _own_store()})
     workflow = None if run is None else workflow_of(app, run)
@@ -129,16 +124,6 @@ async def working(app: App, chosen: Settings) -> AsyncGenerator[tuple[str, Worke
 
 
 # --- the process
-
-
-def prepare(level: LogLevel) -> None:
-    """Logging to stderr, and hashes that are the same in every worker."""
-    fix_hashes()
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=level.upper(),
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-    )
 
 
 def fix_hashes() -> None:

@@ -84,7 +84,7 @@ class WorkflowContext:
     @cached_property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
         """A logger under `romancy.workflow`; silent in replay, and in code that is dropped from memory."""
-        return _WorkflowLogger(self._execution)
+        return _WorkflowLogger(self._execution, self._worker_id)
 
     def now(self) -> datetime:
         """The time of the last recorded event, in UTC: the same in replay."""
@@ -291,14 +291,20 @@ def step_activity(name: str, fn: Callable[..., R]) -> Activity[..., R]:
 class _WorkflowLogger(logging.LoggerAdapter[logging.Logger]):
     """Adds which instance speaks; says nothing in replay and in evicted code."""
 
-    def __init__(self, execution: Execution) -> None:
+    def __init__(self, execution: Execution, worker: str) -> None:
         super().__init__(_logger, {})
         self._execution = execution
+        self._worker = worker
 
     def isEnabledFor(self, level: int) -> bool:
         return not self._execution.replaying and super().isEnabledFor(level)
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         key = self._execution.key
-        extra = {"workflow": key.workflow, "instance_id": key.id, "generation": self._execution.generation}
+        extra = {
+            "worker": self._worker,
+            "workflow": key.workflow,
+            "instance_id": key.id,
+            "generation": self._execution.generation,
+        }
         return msg, {**kwargs, "extra": {**extra, **(kwargs.get("extra") or {})}}

@@ -166,6 +166,6 @@ class Root:
     async def _undo(self, undo: Undo) -> None:
         try:
             await self._execution.compensate(undo)
-        except Exception:
+        except Exception as error:  # noqa: BLE001 - a compensation that fails does not stop the others
             logger = self._execution.view().logger
-            logger.exception("compensation %s failed", undo.id)
+            logger.warning("compensation %s failed: %s: %s", undo.id, type(error).__name__, error)

@@ -17,6 +17,7 @@ from romancy_nats.errors import PayloadError
 LONGEST = 64_000
 """Larger payloads are not spelt out a second time."""
 
+_CAUSED = "The above exception was the direct cause of the following exception:"
 _UNREADABLE = (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError)
 
 
@@ -43,8 +44,16 @@ def shown_failure(data: bytes) -> object:
         return f"… {len(data):,} bytes that cannot be shown"
 
 
+def traceback_text(failure: Failure) -> str:
+    """The traceback of a failure as Python prints it, that of what caused it first."""
+    text = failure.traceback.strip() or f"{failure.error_type}: {failure.message}"
+    if failure.cause is None:
+        return shown_text(text)
+    return f"{traceback_text(failure.cause)}\n\n{_CAUSED}\n\n{shown_text(text)}"
+
+
 def _failure(failure: Failure) -> dict[str, object]:
-    told: dict[str, object] = {"error": failure.error_type, "message": _text(failure.message)}
+    told: dict[str, object] = {"error": failure.error_type, "message": shown_text(failure.message)}
     if failure.cause is not None:
         told["cause"] = _failure(failure.cause)
     return told
@@ -80,17 +89,20 @@ def _instance(state: list[Any]) -> object:
 
 def _plain(value: Any) -> object:
     if isinstance(value, str):
-        return _text(value)
+        return shown_text(value)
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
-        return {_text(str(key)): _plain(item) for key, item in cast("Mapping[object, Any]", value).items()}
+        return {
+            shown_text(str(key)): _plain(item) for key, item in cast("Mapping[object, Any]", value).items()
+        }
     if isinstance(value, Sequence):
         return list(map(_plain, cast("list[Any]", value)))
     return value if value is None or isinstance(value, (bool, int, float)) else str(value)
 
 
-def _text(text: str) -> str:
+def shown_text(text: str) -> str:
+    """Text that can be encoded: what UTF-8 cannot spell becomes a question mark."""
     return text.encode("utf-8", "replace").decode()

@@ -84,6 +84,8 @@ async def ensure_streams(
     denied = [spec.name for spec, outcome in zip(rest, outcomes, strict=True) if outcome is _Outcome.DENIED]
     if denied:
         raise _missing(topology.namespace, denied)
+    if made := outcomes.count(_Outcome.CREATED):
+        _log.info("created %d streams of namespace %s", made, topology.namespace)
     there = [spec for spec, outcome in zip(rest, outcomes, strict=True) if outcome is _Outcome.THERE]
     _refuse_conflicts(await _differences(connection, there))
     return topology
@@ -160,7 +162,7 @@ async def _create(connection: Connection, spec: StreamSpec) -> _Outcome:
             f"the server cannot create stream {spec.name}: {answer.text} ({answer.code}); "
             "check its JetStream limits, and that no other stream has these subjects"
         )
-    _log.info("created stream %s", spec.name)
+    _log.debug("created stream %s", spec.name)
     return _Outcome.CREATED
 
 

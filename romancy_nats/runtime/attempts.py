@@ -127,7 +127,12 @@ class Attempts:
                 self._fail(attempt, policy, error, failure)
                 return
             _log.info(
-                "attempt %d of %s failed, next in %.2f s: %s", attempt, self._name(), delay, _short(error)
+                "attempt %d of %s failed, next in %.2f s: %s",
+                attempt,
+                self._name(),
+                delay,
+                _short(error),
+                extra=self._fields(attempt),
             )
             if self._context is not None and self._context.details() is not None:
                 heartbeat = _encode_details(self._context.details())
@@ -260,7 +265,9 @@ class Attempts:
 
     def _fail(self, attempt: int, policy: RetryPolicy, error: BaseException, failure: bytes) -> None:
         exhausted = not self._is_final(policy, error)
-        _log.warning("%s failed after %d attempt(s): %s", self._name(), attempt, _short(error))
+        # Not a warning: the workflow may catch it. If it does not, its own failure is one.
+        text = "%s failed after %d attempt(s): %s"
+        _log.info(text, self._name(), attempt, _short(error), extra=self._fields(attempt))
         self._told.ended(ActivityFailed(self._pending.id, attempt, failure, exhausted))
 
     def _failure(self, error: BaseException) -> bytes:
@@ -277,6 +284,12 @@ class Attempts:
 
     def _name(self) -> str:
         return f"{self._key!r} {self._pending.id}"
+
+    def _fields(self, attempt: int) -> dict[str, object]:
+        """What a log record about an attempt carries beside its text."""
+        key = self._key
+        known: dict[str, object] = {"workflow": key.workflow, "instance_id": key.id}
+        return known | {"activity_id": self._pending.id, "attempt": attempt}
 
 
 class _Pulse:

@@ -20,6 +20,7 @@ from romancy_nats.runtime.alarms import idle
 from romancy_nats.runtime.attempts import Workshop
 from romancy_nats.runtime.dispatcher import Dispatcher
 from romancy_nats.runtime.due import Due
+from romancy_nats.runtime.endings import log_end
 from romancy_nats.runtime.generations import begin_next
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.intake import Intake
@@ -89,6 +90,11 @@ class Engine:
         self._served = ""
         self._queries = Queries(self)
         self._unserve_queries: list[Callable[[], Awaitable[None]]] = []
+
+    @property
+    def label(self) -> str:
+        """What people call this worker: its label, else its incarnation."""
+        return self.tuning.label or self.lease.incarnation
 
     async def run(self) -> None:
         """Take a lease and work until cancelled or drained; on the way out let go of everything cleanly."""
@@ -221,8 +227,7 @@ class Engine:
 
     def execution(self, key: InstanceKey, generation: int = 0) -> Execution:
         """A fresh execution of the workflow of this instance."""
-        label = self.tuning.label or self.lease.incarnation
-        return Execution(self.workflows[key.workflow], key, generation=generation, worker_id=label)
+        return Execution(self.workflows[key.workflow], key, generation=generation, worker_id=self.label)
 
     def turn_over(self, instance: Instance) -> None:
         """Bring an instance to rest that has ended, stalled, or waits for nothing."""
@@ -254,6 +259,7 @@ class Engine:
         self._tell(instance)
         # After the notices: somebody waits for those, nobody for an ack (L5).
         acknowledge(instance)
+        log_end(instance)
         if instance.record.status.ended:
             self.janitor.ended(instance.key)
         if instance.waits and not let_go:

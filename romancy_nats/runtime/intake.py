@@ -90,6 +90,7 @@ class Intake:
         if request.notify:
             instance.notify.append(request.notify)
         engine.instances[instance.key] = instance
+        _log.debug("%r begins", instance.key)
         event = self._started(instance.record, request, delivery)
         if instance.stalled is not None:
             instance.park(event, held)

@@ -95,7 +95,7 @@ class Cli:
         (directory / "shop.py").write_text(APP, encoding="utf-8")
 
     def __call__(
-        self, *args: str, exit: int = 0, stdin: str = "", **env: str | None
+        self, *args: str, exit: int = 0, stdin: str = "", traceback: bool = False, **env: str | None
     ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, "-m", "romancy_nats", *args],
@@ -108,7 +108,7 @@ class Cli:
             check=False,
         )
         assert done.returncode == exit, f"{args}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        assert "Traceback" not in done.stderr
+        assert traceback or "Traceback" not in done.stderr
         return done
 
     def json(self, *args: str, exit: int = 0) -> Any:

@@ -1,0 +1,70 @@
+"""What each log record of this package carries beside its text: worker, workflow, instance. Configures no handler.
+
+A record has the attributes `worker`, `workflow`, `instance_id`, `activity_id` and `attempt`, empty (0) where they do
+not apply, so that a format may name them: `%(worker)s`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextvars import ContextVar
+
+from romancy_nats.core.ids import InstanceKey
+
+LOGGERS = (
+    "romancy.activity",
+    "romancy.cli",
+    "romancy.connection",
+    "romancy.ledger",
+    "romancy.provision",
+    "romancy.pull",
+    "romancy.wire",
+    "romancy.worker",
+    "romancy.workflow",
+)
+"""Every logger of this package. A filter of a parent is not asked about its children's records, so each has one."""
+
+FIELDS: Mapping[str, object] = {
+    "worker": "",
+    "workflow": "",
+    "instance_id": "",
+    "activity_id": "",
+    "attempt": 0,
+}
+"""The attributes that a record gets, and what they are where nothing is known."""
+
+_worker: ContextVar[str] = ContextVar("romancy_worker", default="")
+
+
+def label_worker(label: str) -> None:
+    """Say which worker the present asyncio context, and every task begun in it, belongs to."""
+    _worker.set(label)
+
+
+def worker_label() -> str:
+    """The worker that the present asyncio context belongs to; "" for none."""
+    return _worker.get()
+
+
+class _Fields(logging.Filter):
+    """Adds the fields that a record lacks; lets every record pass."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        known = record.__dict__
+        known.setdefault("worker", _worker.get())
+        if isinstance(record.args, tuple):
+            # A text that names an instance is about that instance.
+            for argument in record.args:
+                if isinstance(argument, InstanceKey):
+                    known.setdefault("workflow", argument.workflow)
+                    known.setdefault("instance_id", argument.id)
+                    break
+        for name, nothing in FIELDS.items():
+            known.setdefault(name, nothing)
+        return True
+
+
+_FIELDS = _Fields()
+for _name in LOGGERS:
+    logging.getLogger(_name).addFilter(_FIELDS)
