@@ -12,6 +12,7 @@ from romancy_nats.client import Client
 from romancy_nats.composition import connect_world, server_url
 from romancy_nats.core.definition import Activity, Workflow
 from romancy_nats.core.ids import check_name
+from romancy_nats.core.logs import labelled
 from romancy_nats.core.retry import RetryPolicy
 from romancy_nats.errors import ConfigurationError
 from romancy_nats.runtime.collector import rare_collections
@@ -98,6 +99,14 @@ class App:
 
     @asynccontextmanager
     async def _worker(
+        self, url: str, settings: Settings, overrides: Overrides | None, *, signals: bool
+    ) -> AsyncGenerator[Worker]:
+        with labelled(settings.worker_id):
+            async with self._labelled_worker(url, settings, overrides, signals=signals) as worker:
+                yield worker
+
+    @asynccontextmanager
+    async def _labelled_worker(
         self, url: str, settings: Settings, overrides: Overrides | None, *, signals: bool
     ) -> AsyncGenerator[Worker]:
         async with connect_world(settings, url=url, name=f"romancy-worker-{self.name}") as world:

@@ -12,7 +12,6 @@ import anyio
 import anyio.abc
 
 from romancy_nats.core.definition import Workflow
-from romancy_nats.core.logs import label_worker
 from romancy_nats.ports import World
 from romancy_nats.runtime.engine import Engine
 from romancy_nats.runtime.tuning import Tuning
@@ -95,7 +94,6 @@ async def running_worker(
 
 async def _run(engine: Engine, worker: Worker, running: anyio.CancelScope) -> None:
     try:
-        label_worker(engine.label)
         with running:
             await engine.run()
     finally:

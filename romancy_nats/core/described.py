@@ -86,9 +86,21 @@ def failure_text(commits: Sequence[Commit]) -> str:
     if not isinstance(ending, WorkflowFailed):
         return ""
     try:
-        return traceback_text(Failure.decode(ending.failure))
+        return traceback_text(Failure.decode(ending.failure), _last_failure(commits))
     except PayloadError:
         return ""
+
+
+def _last_failure(commits: Sequence[Commit]) -> bytes:
+    compensations: set[str] = set()
+    found = b""
+    for commit in commits:
+        for event in commit.events:
+            if isinstance(event, ActivityScheduled) and event.compensates:
+                compensations.add(event.id)
+            elif isinstance(event, ActivityFailed) and event.id not in compensations:
+                found = event.failure
+    return found
 
 
 def moment(micros: int) -> datetime:

@@ -106,6 +106,8 @@ class Execution:
         """Whether a query changed something after all: this memory is to be dropped."""
         self.announce: Callable[[bytes], None] | None = None
         """Called with each value that workflow code emits live; never in replay."""
+        self.last_failure = b""
+        """How the last activity failed for good: where the failure of the workflow comes from, it may be."""
         self.on_violation: Callable[[], object] | None = None
         """Called when a rule of the loop is broken between steps, possibly from another thread."""
         self._worker_id = worker_id
@@ -290,7 +292,10 @@ class Execution:
             case ActivityCompleted():
                 self._activity_completed(event)
             case ActivityFailed():
-                self._pop(event.id).future.set_result(event)
+                pending = self._pop(event.id)
+                if not pending.compensates:
+                    self.last_failure = event.failure
+                pending.future.set_result(event)
             case ActivityAttemptFailed():
                 pending = self._known(event.id)
                 pending.attempts, pending.heartbeat = event.attempt, event.heartbeat

@@ -7,7 +7,8 @@ not apply, so that a format may name them: `%(worker)s`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 from romancy_nats.core.ids import InstanceKey
@@ -34,17 +35,42 @@ FIELDS: Mapping[str, object] = {
 }
 """The attributes that a record gets, and what they are where nothing is known."""
 
-_worker: ContextVar[str] = ContextVar("romancy_worker", default="")
+
+class _Label:
+    """The name of one worker, which it gets once it has a lease."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
 
 
-def label_worker(label: str) -> None:
-    """Say which worker the present asyncio context, and every task begun in it, belongs to."""
-    _worker.set(label)
+_worker: ContextVar[_Label | None] = ContextVar("romancy_worker", default=None)
+
+
+@contextmanager
+def labelled(text: str) -> Generator[None]:
+    """In this block, and in every task begun in it, records say that they are of this worker."""
+    before = _worker.get()
+    _worker.set(_Label(text))
+    try:
+        yield
+    finally:
+        # Not by a token: a block of a web application may be left in another context than it was entered in.
+        _worker.set(before)
+
+
+def rename_worker(text: str) -> None:
+    """The worker of the present block is called so from now on."""
+    label = _worker.get()
+    if label is not None:
+        label.text = text
 
 
 def worker_label() -> str:
     """The worker that the present asyncio context belongs to; "" for none."""
-    return _worker.get()
+    label = _worker.get()
+    return "" if label is None else label.text
 
 
 class _Fields(logging.Filter):
@@ -52,7 +78,7 @@ class _Fields(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         known = record.__dict__
-        known.setdefault("worker", _worker.get())
+        known.setdefault("worker", worker_label())
         if isinstance(record.args, tuple):
             # A text that names an instance is about that instance.
             for argument in record.args:

@@ -44,12 +44,32 @@ def shown_failure(data: bytes) -> object:
         return f"… {len(data):,} bytes that cannot be shown"
 
 
-def traceback_text(failure: Failure) -> str:
-    """The traceback of a failure as Python prints it, that of what caused it first."""
+def traceback_text(failure: Failure, activity: bytes = b"") -> str:
+    """The traceback of a failure as Python prints it, that of what caused it first.
+
+    `activity` is the failure of the last activity that failed. An error that comes back from a record has lost its
+    own traceback: where the failure names that error, the traceback recorded of the activity stands in front.
+    """
+    text = shown_text(_chain(failure))
+    origin = _read(activity)
+    named = "" if origin is None else shown_text(f"{origin.error_type}: {origin.message}")
+    if origin is None or named not in text:
+        return text
+    begin = shown_text(_chain(origin))
+    rest = text.removeprefix(named).lstrip("\n").removeprefix(_CAUSED).lstrip("\n")
+    return f"{begin}\n\n{_CAUSED}\n\n{rest}"
+
+
+def _chain(failure: Failure) -> str:
     text = failure.traceback.strip() or f"{failure.error_type}: {failure.message}"
-    if failure.cause is None:
-        return shown_text(text)
-    return f"{traceback_text(failure.cause)}\n\n{_CAUSED}\n\n{shown_text(text)}"
+    return text if failure.cause is None else f"{_chain(failure.cause)}\n\n{_CAUSED}\n\n{text}"
+
+
+def _read(failure: bytes) -> Failure | None:
+    try:
+        return Failure.decode(failure) if failure else None
+    except PayloadError:
+        return None
 
 
 def _failure(failure: Failure) -> dict[str, object]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from romancy_nats.core.events import WorkflowFailed
 from romancy_nats.core.failure import Failure
+from romancy_nats.core.headers import one_line
 from romancy_nats.core.record import InstanceStatus
 from romancy_nats.core.shown import traceback_text
 
@@ -23,10 +24,16 @@ def log_end(instance: Instance) -> None:
         return
     if isinstance(ending, WorkflowFailed):
         failure = Failure.decode(ending.failure)
-        named = f"{failure.error_type}: {failure.message}"
+        named = one_line(f"{failure.error_type}: {failure.message}")
         extra = {"error_type": failure.error_type}
-        _log.warning("%r failed: %s\n%s", instance.key, named, traceback_text(failure), extra=extra)
+        _log.warning(
+            "%r failed: %s\n%s",
+            instance.key,
+            named,
+            traceback_text(failure, instance.execution.last_failure),
+            extra=extra,
+        )
     elif record.status is InstanceStatus.COMPLETED:
         _log.debug("%r is completed", instance.key)
     else:
-        _log.info("%r is %s: %s", instance.key, record.status, record.error or "no reason given")
+        _log.info("%r is %s: %s", instance.key, record.status, one_line(record.error) or "no reason given")

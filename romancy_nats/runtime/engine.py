@@ -14,6 +14,7 @@ from romancy_nats.core.definition import Workflow
 from romancy_nats.core.events import UpdateAnswered, WorkflowRecurred
 from romancy_nats.core.execution import Execution
 from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.logs import rename_worker
 from romancy_nats.errors import ConnectionLostError, RomancyError, ServerUnavailableError
 from romancy_nats.ports import Delivery, QueueKind, World
 from romancy_nats.runtime.alarms import idle
@@ -326,6 +327,7 @@ class Engine:
         while True:
             try:
                 self._served = self.lease.incarnation
+                rename_worker(self.label)
                 self._unserve = await self.world.wire.serve(self._served, self._asked)
                 return
             except ConnectionLostError:

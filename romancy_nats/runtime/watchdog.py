@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import sys
 import threading
 import time
 import traceback
+from functools import partial
 from types import TracebackType
 
 _log = logging.getLogger("romancy.worker")
@@ -31,7 +33,8 @@ class Watchdog:
         self._loop = asyncio.get_running_loop()
         self._owner = threading.get_ident()
         self._turn()
-        self._thread = threading.Thread(target=self._watch, name="romancy-watchdog", daemon=True)
+        watch = partial(contextvars.copy_context().run, self._watch)
+        self._thread = threading.Thread(target=watch, name="romancy-watchdog", daemon=True)
         self._thread.start()
         return self
 
