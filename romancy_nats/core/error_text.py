@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from types import TracebackType
 from typing import Any, cast
 
 SHORT = 200
@@ -50,6 +51,12 @@ def cause_of(error: BaseException) -> BaseException | None:
 def args_of(error: BaseException) -> tuple[object, ...]:
     """The `args` that the exception was made with, also of a class that shadows the attribute."""
     found: tuple[object, ...] = _of_error(error, "args")
+    return found
+
+
+def traceback_of(error: BaseException) -> TracebackType | None:
+    """The traceback that it was raised with, also of a class that shadows the attribute."""
+    found: TracebackType | None = _of_error(error, "__traceback__")
     return found
 
 

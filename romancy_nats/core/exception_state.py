@@ -13,13 +13,18 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from romancy_nats.core.class_registry import ClassRegistry
 from romancy_nats.core.error_text import args_of, cause_of
+from romancy_nats.core.limits import shortened
 from romancy_nats.core.msgpack_types import Decoder, Encoder
 from romancy_nats.core.payload import ValueCodec
 from romancy_nats.errors import PayloadError
 
 PLAIN, ERROR, ERRORS, CAUSE = range(4)
-MAX_BYTES = 64 * 1024
 MAX_GROUP = 20
+MAX_ARGS = 100
+_SMALLEST_FAILURE = 400
+_SMALLEST_VALUE = 60
+"""Bytes below which room is not divided any further."""
+_MOST_NAMED = 20
 
 _IN_C: tuple[tuple[type[Exception], tuple[str, ...]], ...] = (
     (OSError, ("errno", "strerror", "filename", "filename2")),
@@ -44,24 +49,105 @@ class ExceptionState(NamedTuple):
     attributes: bytes
 
 
-Nest = Callable[[BaseException], Recorded | None]
+Nest = Callable[[BaseException, int], Recorded]
+"""The failure of an exception in about so many bytes."""
 Entry = list[Any]
 
 
-def packed(error: BaseException, nest: Nest) -> ExceptionState:
-    """The state of an exception. An argument that cannot be stored becomes its text, an attribute is left out."""
+def packed(error: BaseException, message: str, nest: Nest, most: int) -> tuple[ExceptionState, list[str]]:
+    """The state of an exception in about `most` bytes, and the names of what was left out of it.
+
+    An argument that cannot be stored, or is too large, becomes its text or its beginning, so that the class can be
+    made from as many arguments; an attribute is left out.
+    """
     encoder = Encoder(_registry(type(error)))
+    try:
+        args, cut = _packed_args(encoder, error, nest, most // 2)
+        attributes, lacking = _packed_attributes(encoder, error, nest, most // 2)
+        return ExceptionState(encoder.pack(args), encoder.pack(attributes)), cut + lacking
+    except BaseException:  # noqa: BLE001 - whatever a class of a user does when it is looked at: the failure counts
+        return ExceptionState(encoder.pack([[PLAIN, message]]), encoder.pack({})), ["its state"]
 
-    def small(entry: Entry | None) -> bool:
-        return entry is not None and encoder.packs(entry) and len(encoder.pack(entry)) <= MAX_BYTES
 
+def _packed_args(
+    encoder: Encoder, error: BaseException, nest: Nest, most: int
+) -> tuple[list[Entry], list[str]]:
+    given = args_of(error)
+    if len(given) <= MAX_ARGS and _fits(encoder, [[PLAIN, value] for value in given], most):
+        return [[PLAIN, value] for value in given], []
+    kept = given[: max(1, min(MAX_ARGS, most // _SMALLEST_VALUE))]
     args: list[Entry] = []
-    for value in args_of(error):
-        entry = _entry(value, error, nest)
-        args.append(cast("Entry", entry) if small(entry) else [PLAIN, _text(value)])
-    found = {name: _entry(value, error, nest) for name, value in _attributes(error)}
-    attributes = {name: entry for name, entry in found.items() if small(entry)}
-    return ExceptionState(encoder.pack(args), encoder.pack(attributes))
+    cut: list[str] = []
+    left = most
+    for number, value in enumerate(kept):
+        room = max(_SMALLEST_VALUE, left // (len(kept) - number))
+        entry = _entry(value, error, nest, room)
+        size = _size(encoder, entry)
+        if size is None or (entry[0] == PLAIN and size > room):
+            entry = [PLAIN, _beginning(value, room)]
+            size = _size(encoder, entry) or 0
+            cut.append(f"argument {number + 1}")
+        args.append(entry)
+        left = max(0, left - size)
+    if len(given) > len(kept):
+        cut.append(f"{len(given) - len(kept):,} more arguments")
+    return args, cut[-_MOST_NAMED:]
+
+
+def _packed_attributes(
+    encoder: Encoder, error: BaseException, nest: Nest, most: int
+) -> tuple[dict[str, Entry], list[str]]:
+    """As many as fit, the smallest first: one that is large takes the place of no other."""
+    found = dict(_attributes(error))
+    entries = {
+        name: _entry(value, error, nest, most // max(1, min(len(found), 4))) for name, value in found.items()
+    }
+    sizes = {name: _size(encoder, entry) for name, entry in entries.items()}
+    kept: set[str] = set()
+    left = most
+    for name in sorted(found, key=lambda name: sizes[name] or 0):
+        size = sizes[name]
+        if size is None:
+            continue
+        left -= size + len(name) + 4
+        if left < 0:
+            break
+        kept.add(name)
+    # What cannot be stored was never promised; what is too large is missed.
+    lacking = [
+        f"attribute {name} ({size:,} bytes)"
+        for name, size in sizes.items()
+        if name not in kept and size is not None
+    ]
+    return {name: entry for name, entry in entries.items() if name in kept}, lacking[:_MOST_NAMED]
+
+
+def _size(encoder: Encoder, entry: object) -> int | None:
+    """The bytes of an entry, None when it cannot be stored."""
+    try:
+        return len(encoder.pack(entry)) if encoder.packs(entry) else None
+    except Exception:  # noqa: BLE001 - encoding runs code of the user's classes, and the failure counts
+        return None
+
+
+def _fits(encoder: Encoder, entry: object, most: int) -> bool:
+    size = _size(encoder, entry)
+    return size is not None and size <= most
+
+
+def _beginning(value: object, most: int) -> object:
+    """As much of a value as fits, of the same type where that can be cut, else as text."""
+    if type(value) is str:
+        return shortened(value, most // 2)
+    if type(value) is bytes:
+        return value[: most // 2]
+    if type(value) in (int, float, bool, type(None)):
+        return value if not isinstance(value, int) or value.bit_length() <= 64 else 0
+    if type(value) in (list, tuple):
+        items = cast("Sequence[object]", value)[:MAX_GROUP]
+        parts = [_beginning(item, most // max(1, len(items))) for item in items]
+        return parts if type(value) is list else tuple(parts)
+    return _text(value, most // 2)
 
 
 def unpacked(
@@ -86,7 +172,7 @@ def unpacked(
             name: value(entry) for name, entry in Decoder(registry).unpack(state.attributes).items()
         }
         error = _made(cls, args)
-        BaseException.__setattr__(error, "args", args)
+        BaseException.__dict__["args"].__set__(error, args)
         for name, item in attributes.items():
             BaseException.__setattr__(error, name, item)
     except (TypeError, ValueError, AttributeError, LookupError, RecursionError) as problem:
@@ -102,21 +188,15 @@ def _made(cls: type[Exception], args: tuple[object, ...]) -> Exception:
     return error
 
 
-def _entry(value: object, error: BaseException, nest: Nest) -> Entry | None:
+def _entry(value: object, error: BaseException, nest: Nest, room: int) -> Entry:
     if isinstance(value, BaseException):
-        if value is cause_of(error):
-            return [CAUSE]
-        failure = nest(value)
-        return None if failure is None else [ERROR, failure.encode()]
-    if isinstance(value, (list, tuple)) and value:
-        items = cast("Sequence[object]", value)[:MAX_GROUP]
+        return [CAUSE] if value is cause_of(error) else [ERROR, nest(value, room).encode()]
+    if type(value) in (list, tuple) and value:
+        items = cast("Sequence[object]", value)
         if all(isinstance(item, BaseException) for item in items):
-            failures = [nest(cast("BaseException", item)) for item in items]
-            return (
-                None
-                if None in failures
-                else [ERRORS, [cast("Recorded", failure).encode() for failure in failures]]
-            )
+            most = max(1, min(len(items), MAX_GROUP, room // _SMALLEST_FAILURE))
+            failures = [nest(cast("BaseException", item), room // most) for item in items[:most]]
+            return [ERRORS, [failure.encode() for failure in failures]]
     return [PLAIN, value]
 
 
@@ -163,8 +243,8 @@ def _hints(owner: object) -> list[object]:
         return []
 
 
-def _text(value: object) -> str:
+def _text(value: object, most: int) -> str:
     try:
-        return str(value)[: MAX_BYTES // 16]
-    except Exception:  # noqa: BLE001 - `__str__` of a user's class may raise anything, and the failure counts
+        return shortened(str(value), most)
+    except BaseException:  # noqa: BLE001 - `__str__` of a user's class may raise anything, and the failure counts
         return f"<{type(value).__name__}>"

@@ -8,20 +8,35 @@ from __future__ import annotations
 
 import builtins
 import linecache
-from collections.abc import Iterator, Mapping
-from traceback import FrameSummary, StackSummary, TracebackException, walk_tb
-from types import FrameType, TracebackType
+import logging
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from traceback import FrameSummary, StackSummary, walk_tb
+from types import FrameType
 from typing import Any, NamedTuple, cast
 
 import msgpack
 
-from romancy_nats.core.error_text import cause_of, class_key, class_name, error_text, is_one_of
+from romancy_nats.core.error_text import cause_of, class_key, error_text, is_one_of, traceback_of
 from romancy_nats.core.exception_state import ExceptionState, packed, unpacked
+from romancy_nats.core.limits import shortened
 from romancy_nats.errors import ActivityError, PayloadError, RomancyError, TerminalError
 
 MAX_MESSAGE = 4_000
+"""Bytes of the text of an error, in UTF-8; so are the others."""
 MAX_TRACEBACK = 8_000
 MAX_DEPTH = 5
+MAX_BYTES = 128 * 1024
+"""Bytes of a whole failure, its causes included."""
+
+_FIRST_FRAMES, _LAST_FRAMES = 10, 40
+_MAX_NAME = 500
+_MAX_NOTES = 20
+_SMALLEST = 400
+"""Bytes that a class and a few words take: so much every nested failure may have."""
+
+_log = logging.getLogger("romancy.failure")
 
 Registered = Mapping[str, type[BaseException]]
 
@@ -49,22 +64,37 @@ class Failure(NamedTuple):
         *,
         retryable: bool | None = None,
         depth: int = MAX_DEPTH,
+        most: int = MAX_BYTES,
+        quiet: bool = False,
     ) -> Failure:
-        """The failure of an exception. With `registered`, state is kept only of classes that can come back."""
+        """The failure of an exception, in at most `most` bytes. Never raises, whatever the exception does.
+
+        Its class and a shortened message are always there. What does not fit of its arguments, attributes, causes and
+        traceback is left out, and named in the log unless `quiet`. With `registered`, state is kept only of classes
+        that can come back.
+        """
         cls = type(error)
+        message = _message(error, min(MAX_MESSAGE, most // 8))
         args = attributes = None
-        if is_one_of(error, (Exception,)) and (
-            registered is None or _class(class_key(cls), registered) is cls
-        ):
-            args, attributes = _state(error, registered, depth)
+        left_out: Sequence[str] = ()
+        if is_one_of(error, (Exception,)) and (registered is None or _class(_key_of(cls), registered) is cls):
+            (args, attributes), left_out = packed(
+                error, message, lambda inner, room: _within(inner, registered, depth, room), most * 3 // 8
+            )
+        if left_out and not quiet:
+            _log.warning(
+                "the record of %s lacks what is too large or cannot be stored: %s",
+                _key_of(cls),
+                ", ".join(left_out),
+            )
         cause = cause_of(error)
         return Failure(
-            type=class_key(cls),
-            message=error_text(error, MAX_MESSAGE),
+            type=_key_of(cls),
+            message=message,
             args=args,
             attributes=attributes,
-            traceback=_traceback(error),
-            cause=None if cause is None else _nested(cause, registered, depth),
+            traceback=_traceback(error, message, min(MAX_TRACEBACK, most // 8)),
+            cause=None if cause is None else _nested(cause, registered, depth, most * 3 // 8),
             retryable=not is_one_of(error, (TerminalError,)) if retryable is None else retryable,
         )
 
@@ -108,24 +138,33 @@ class Failure(NamedTuple):
             return None
 
 
-def _nested(error: BaseException, registered: Registered | None, depth: int) -> Failure | None:
-    return Failure.of(error, registered, depth=depth - 1) if depth > 0 else None
+def _nested(error: BaseException, registered: Registered | None, depth: int, room: int) -> Failure | None:
+    if depth <= 0:
+        return None
+    if room < _SMALLEST:
+        return _bare(error)
+    return Failure.of(error, registered, depth=depth - 1, most=room, quiet=True)
 
 
-def _state(
-    error: BaseException, registered: Registered | None, depth: int
-) -> tuple[bytes, bytes] | tuple[None, None]:
-    try:
-        return packed(error, lambda inner: _nested(inner, registered, depth))
-    except BaseException:  # noqa: BLE001 - the boundary: attributes and values of a user's class may raise anything
-        return None, None
+def _within(error: BaseException, registered: Registered | None, depth: int, room: int) -> Failure:
+    """The failure of an exception that another holds: where there is no room for more, its class and some words."""
+    return _nested(error, registered, depth, room) or _bare(error)
+
+
+def _key_of(cls: type) -> str:
+    return shortened(class_key(cls), _MAX_NAME)
+
+
+def _bare(error: BaseException) -> Failure:
+    message = _message(error, _SMALLEST // 4)
+    return Failure(_key_of(type(error)), message, retryable=not is_one_of(error, (TerminalError,)))
 
 
 def _class(key: str, registered: Registered) -> type[Exception] | None:
     module, _, name = key.rpartition(".")
     found: object = getattr(builtins, name, None) if module == "builtins" else registered.get(key)
     if found is None:
-        found = next((cls for cls in _ours(RomancyError) if class_key(cls) == key), None)
+        found = next((cls for cls in _ours(RomancyError) if _key_of(cls) == key), None)
     if found is None:
         found = _moved(key, registered)
     return found if isinstance(found, type) and issubclass(found, Exception) else None
@@ -145,32 +184,53 @@ def _moved(key: str, registered: Registered) -> object:
     return None
 
 
-def _traceback(error: BaseException) -> str:
-    cls = type(error)
-    try:
-        # The default marks the columns, and parses each line for it: three times as slow, on the loop of a worker.
-        stack = StackSummary.from_list(list(map(_frame, walk_tb(_own_traceback(error)))))
-    except Exception:  # noqa: BLE001 - the boundary: globals of a user's module may be anything
-        stack = StackSummary()
-    try:
-        found = TracebackException(cls, error, None)
-        found.stack = stack
-        return "".join(found.format(chain=False))[-MAX_TRACEBACK:]
-    except BaseException:  # noqa: BLE001 - the boundary: it reads attributes of a user's class
-        lines = ["Traceback (most recent call last):\n", *stack.format()]
-        return f"{''.join(lines)}{class_name(cls)}: {error_text(error)}\n"[-MAX_TRACEBACK:]
+def _message(error: BaseException, most: int) -> str:
+    return shortened(error_text(error, most + 1), most)
 
 
-def _own_traceback(error: BaseException) -> TracebackType | None:
-    found: Any = BaseException.__dict__["__traceback__"]
-    return cast("TracebackType | None", found.__get__(error))
+def _traceback(error: BaseException, message: str, most: int) -> str:
+    """Where it was raised, and with which notes. The end counts most, so it is cut at its beginning."""
+    try:
+        notes = shortened("".join(f"\n{note}" for note in _notes(error)), most // 4)
+    except BaseException:  # noqa: BLE001 - notes of a user may be anything, and the failure counts
+        notes = ""
+    try:
+        stack = _stack(error)
+    except Exception:  # noqa: BLE001 - reading source runs the loader of a user's module, and the failure counts
+        stack = ""
+    name = _key_of(type(error)).removeprefix("builtins.")
+    text = f"{stack}{name}: {shortened(message, most // 4)}{notes}\n"
+    data = text.encode("utf-8", "backslashreplace")
+    return data[-most:].decode("utf-8", "ignore") if len(data) > most else data.decode()
+
+
+def _stack(error: BaseException) -> str:
+    # The default marks the columns, and parses each line for it: three times as slow, on the loop of a worker.
+    places = walk_tb(traceback_of(error))
+    first = list(islice(places, _FIRST_FRAMES))
+    last: deque[tuple[FrameType, int]] = deque(maxlen=_LAST_FRAMES)
+    more = 0
+    for more, place in enumerate(places, 1):  # noqa: B007 - how many there were is what is asked
+        last.append(place)
+    if not first:
+        return ""
+    lines = StackSummary.from_list(list(map(_frame, first))).format()
+    if more > len(last):
+        lines.append(f"  [{more - len(last):,} frames left out]\n")
+    lines += StackSummary.from_list(list(map(_frame, last))).format()
+    return "Traceback (most recent call last):\n" + "".join(lines)
+
+
+def _notes(error: BaseException) -> list[object]:
+    found: object = getattr(error, "__notes__", ())
+    return list(cast("Sequence[object]", found)[:_MAX_NOTES]) if isinstance(found, (list, tuple)) else []
 
 
 def _frame(place: tuple[FrameType, int]) -> FrameSummary:
     frame, line = place
     code = frame.f_code
     linecache.lazycache(code.co_filename, frame.f_globals)
-    return FrameSummary(code.co_filename, line, code.co_name, lookup_line=False)
+    return FrameSummary(shortened(code.co_filename, _MAX_NAME), line, code.co_name, lookup_line=False)
 
 
 def _from_fields(fields: Any, depth: int) -> Failure:

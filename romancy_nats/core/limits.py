@@ -46,6 +46,20 @@ def fitting(data: bytes, what: str) -> bytes:
     return data
 
 
+def shortened(text: str, most: int) -> str:
+    """The text in at most `most` bytes of UTF-8; what UTF-8 cannot spell is escaped.
+
+    A plain `str` comes back, whatever class of a user went in.
+    """
+    plain = "".join((text,))
+    if plain.isascii():
+        return plain if len(plain) <= most else plain[: most - 3] + "..."
+    data = plain[: most + 1].encode("utf-8", "backslashreplace")
+    if len(data) <= most and len(plain) <= most:
+        return data.decode()
+    return data[: most - 3].decode("utf-8", "ignore") + "..."
+
+
 def parse_body(data: bytes, content_type: str | None = None, *, max_bytes: int = MAX_BYTES) -> object:
     """The plain value of a body, JSON or msgpack by content type, else by its first byte; an empty body is None.
 
