@@ -42,9 +42,8 @@ T = TypeVar("T")
 class Client:
     """A client of one namespace. Get one from `Client.connect`, `app.run()` or a test environment."""
 
-    def __init__(self, world: World, *, max_message: int = 1_000_000) -> None:
+    def __init__(self, world: World) -> None:
         self.world = world
-        self._max_message = max_message
 
     @staticmethod
     def connect(
@@ -228,8 +227,9 @@ class Client:
         return WorkflowHandle(self, key.id, key.workflow, codec or untyped(), notice=notice, give_up=give_up)
 
     def _check_size(self, workflow: str, input: bytes) -> None:
-        if len(input) > self._max_message:
-            too_large = PayloadTooLargeError(f"the input of {workflow!r}", len(input), self._max_message)
+        most = self.world.limits.value
+        if len(input) > most:
+            too_large = PayloadTooLargeError(f"the input of {workflow!r}", len(input), most)
             raise StartRejectedError(str(too_large), workflow=workflow) from too_large
 
     async def _exists(self, key: InstanceKey, mark: str, on_conflict: str) -> bool:

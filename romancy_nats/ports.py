@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 from romancy_nats.core.cloudevents import Event as Event
 from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.limits import MAX_PAYLOAD, Limits
 from romancy_nats.core.record import InstanceRecord
 
 
@@ -398,3 +399,13 @@ class World:
     archive: Archive
     clock: Clock
     chance: Chance
+
+    @property
+    def max_payload(self) -> int:
+        """Bytes of a message that the connected server takes, headers included."""
+        return MAX_PAYLOAD
+
+    @property
+    def limits(self) -> Limits:
+        """What that leaves for what goes into a message."""
+        return Limits.of(self.max_payload)

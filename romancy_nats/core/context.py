@@ -235,7 +235,12 @@ class WorkflowContext:
 
     async def send_event(self, type: str, data: object, *, key: str | None = None) -> None:
         """Publish an event, once, after the step that sends it is recorded."""
-        await self.run(sending.send_event, type, as_plain(data, f"the data of event {type!r}"), key)
+        await self.run(
+            sending.send_event,
+            type,
+            as_plain(data, f"the data of event {type!r}", self._acting.max_value),
+            key,
+        )
 
     async def send_to(
         self, instance_id: str, channel: str, data: object, workflow: str | None = None
@@ -244,7 +249,7 @@ class WorkflowContext:
 
         Without `workflow` the target is an instance of this one's workflow.
         """
-        plain = as_plain(data, f"the message on {channel!r}")
+        plain = as_plain(data, f"the message on {channel!r}", self._acting.max_value)
         target = InstanceKey(workflow or self.workflow_name, instance_id)
         orders = self._acting.sent
         order = orders[target] = orders.get(target, 0) + 1

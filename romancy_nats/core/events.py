@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, cast
 class WorkflowStarted(NamedTuple):
     """Delivery: the first event of a generation. `deadline` and `begin_at` are in µs since the epoch, 0 for none.
 
-    `carried` is what it inherits from the generation before, empty for the first.
+    `carried` is what it inherits from the generation before, empty for the first. `max_value` is how many bytes its
+    values may have, 0 for the usual number: recorded, so that a value that was refused is refused in replay, too.
     """
 
     workflow: str
@@ -27,6 +28,7 @@ class WorkflowStarted(NamedTuple):
     trace: str = ""
     begin_at: int = 0
     carried: bytes = b""
+    max_value: int = 0
 
 
 class ActivityCompleted(NamedTuple):

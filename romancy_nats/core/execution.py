@@ -48,10 +48,12 @@ from romancy_nats.core.events import (
     WorkflowTerminated,
     is_command,
 )
+from romancy_nats.core.failure import MAX_BYTES as MAX_FAILURE
+from romancy_nats.core.failure import Failure
 from romancy_nats.core.handlers import Handlers
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.inheritance import inherit
-from romancy_nats.core.limits import fitting
+from romancy_nats.core.limits import MAX_VALUE, fitting
 from romancy_nats.core.loop import DeterministicLoop, WorkflowTimer
 from romancy_nats.core.pending import PendingActivity, rebuilt
 from romancy_nats.core.plain import encode_plain
@@ -95,9 +97,11 @@ class Execution:
         self.seen: set[tuple[str, int]] = set()
         self.seen_ids: dict[str, None] = {}
         self.started: WorkflowStarted | None = None
+        self.max_value = MAX_VALUE
+        """Bytes that one value of this generation may have."""
         self.owed: list[Command] = []
         self.waiting = Waits(self.emit, self.loop.create_future)
-        self.handlers = Handlers(self.emit, self._spawn)
+        self.handlers = Handlers(self.emit, self._spawn, self.encode_value, self.encode_failure)
         self.sent: dict[InstanceKey, int] = {}
         """How many messages went to which instance."""
         self.asked = False
@@ -232,7 +236,8 @@ class Execution:
             )
         self._ids.add(id)
         place = determinism.calling_place() if self.replaying else ""
-        input = fitting(activity.parameters.encode(args, kwargs), f"the input of activity {activity.name!r}")
+        encoded = activity.parameters.encode(args, kwargs)
+        input = fitting(encoded, f"the input of activity {activity.name!r}", self.max_value)
         return self._activity(id, activity, input, "", place)
 
     async def _activity(
@@ -256,11 +261,19 @@ class Execution:
     def emit_value(self, value: object, *, durable: bool) -> None:
         """Workflow code tells something to whoever watches."""
         # Encoded in replay, too: what cannot be stored raises in both.
-        data = encode_plain(value, "what is emitted")
+        data = encode_plain(value, "what is emitted", self.max_value)
         if durable:
             self.emit(Emitted(data), self._place())
         elif self.announce is not None and not self.replaying:
             self.announce(data)
+
+    def encode_value(self, value: object, what: str) -> bytes:
+        """The bytes of a value whose reader knows no types; raises PayloadError."""
+        return encode_plain(value, what, self.max_value)
+
+    def encode_failure(self, error: BaseException) -> bytes:
+        """The bytes of what workflow code raised; never more than a commit holds."""
+        return Failure.of(error, most=min(MAX_FAILURE, self.max_value // 4), quiet=self.replaying).encode()
 
     def _place(self) -> str:
         return determinism.calling_place() if self.replaying else ""
@@ -385,6 +398,7 @@ class Execution:
             self.seen.add((event.stream, event.sequence))
         if isinstance(event, WorkflowStarted):
             self.started = event
+            self.max_value = event.max_value or MAX_VALUE
             if event.carried:
                 inherit(self, event.carried)
             return

@@ -13,7 +13,7 @@ from romancy_nats.core.events import Command, UpdateAnswered, UpdateRequested
 from romancy_nats.core.eviction import refuse_call
 from romancy_nats.core.failure import Failure
 from romancy_nats.core.parameters import Parameters
-from romancy_nats.core.plain import decode_plain, encode_plain
+from romancy_nats.core.plain import decode_plain
 from romancy_nats.errors import ConfigurationError, QueryError, RomancyError
 
 
@@ -29,9 +29,17 @@ class Handler:
 class Handlers:
     """Queries answer at once and change nothing; updates run as tasks of the workflow and are recorded."""
 
-    def __init__(self, emit: Callable[[Command], None], spawn: Callable[[Any], asyncio.Task[Any]]) -> None:
+    def __init__(
+        self,
+        emit: Callable[[Command], None],
+        spawn: Callable[[Any], asyncio.Task[Any]],
+        encode_value: Callable[[object, str], bytes],
+        encode_failure: Callable[[BaseException], bytes],
+    ) -> None:
         self._emit = emit
         self._spawn = spawn
+        self._encode_value = encode_value
+        self._encode_failure = encode_failure
         self._queries: dict[str, Handler] = {}
         self._updates: dict[str, Handler] = {}
         self._early: list[UpdateRequested] = []
@@ -42,7 +50,7 @@ class Handlers:
 
     def close(self) -> None:
         """The code is evicted: nothing is to refer to whom it belonged."""
-        self._emit = self._spawn = refuse_call
+        self._emit = self._spawn = self._encode_value = self._encode_failure = refuse_call
         self._queries.clear()
         self._updates.clear()
 
@@ -72,7 +80,7 @@ class Handlers:
             answer = handler.fn(*args, **kwargs)
             if inspect.iscoroutine(answer):
                 answer = _at_once(answer, name)
-            return encode_plain(answer, f"the answer of query {name!r}")
+            return self._encode_value(answer, f"the answer of query {name!r}")
         except QueryError:
             raise
         except (Exception, SystemExit, asyncio.CancelledError) as error:
@@ -96,16 +104,16 @@ class Handlers:
             if handler.validate is not None:
                 handler.validate(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - whatever the validator raises is its refusal
-            self._answer(UpdateAnswered(request.id, failure=Failure.of(error).encode(), rejected=True))
+            self._answer(UpdateAnswered(request.id, failure=self._encode_failure(error), rejected=True))
             return
         what = f"the result of update {request.name!r}"
         try:
             result = handler.fn(*args, **kwargs)
             if inspect.isawaitable(result):
                 result = await result
-            answered = UpdateAnswered(request.id, result=encode_plain(result, what))
+            answered = UpdateAnswered(request.id, result=self._encode_value(result, what))
         except Exception as error:  # noqa: BLE001 - the caller gets it; the workflow goes on
-            answered = UpdateAnswered(request.id, failure=Failure.of(error).encode())
+            answered = UpdateAnswered(request.id, failure=self._encode_failure(error))
         self._answer(answered)
 
     def _answer(self, answered: UpdateAnswered) -> None:

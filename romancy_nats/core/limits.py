@@ -9,15 +9,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import msgpack
 
 from romancy_nats.errors import PayloadError, PayloadTooLargeError
 
 MAX_BYTES = 1024 * 1024
+MAX_PAYLOAD = 1024 * 1024
+"""Bytes of a message that a server takes when it is not configured otherwise."""
 MAX_VALUE = 1_000_000
-"""Bytes of the arguments of a call or of a result: what fits into a message of the server with its envelope."""
+"""Bytes of the arguments of a call or of a result: what fits into a message of such a server with its envelope."""
 MAX_DEPTH = 64
 MAX_NODES = 100_000
 
@@ -39,10 +42,29 @@ _ARRAYS = {0xDC: 2, 0xDD: 4}
 _MAPS = {0xDE: 2, 0xDF: 4}
 
 
-def fitting(data: bytes, what: str) -> bytes:
+class Limits(NamedTuple):
+    """Bytes of what goes into one message of a server.
+
+    `value` is one payload, `commit` a commit with the names and ids around its values, `failure` an error.
+    """
+
+    value: int = MAX_VALUE
+    commit: int = MAX_VALUE + 40_000
+    failure: int = 128 * 1024
+
+    @staticmethod
+    @lru_cache(maxsize=8)
+    def of(max_payload: int) -> Limits:
+        """What a server for messages of at most `max_payload` bytes leaves; a larger one gives no more than usual."""
+        envelope = min(MAX_PAYLOAD - MAX_VALUE, max_payload // 4)
+        value = min(MAX_VALUE, max_payload - envelope)
+        return Limits(value, value + envelope * 4 // 5, min(128 * 1024, value // 4))
+
+
+def fitting(data: bytes, what: str, most: int = MAX_VALUE) -> bytes:
     """The bytes themselves; raises PayloadTooLargeError, which names what they are."""
-    if len(data) > MAX_VALUE:
-        raise PayloadTooLargeError(what, len(data), MAX_VALUE)
+    if len(data) > most:
+        raise PayloadTooLargeError(what, len(data), most)
     return data
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from romancy_nats.core.headers import CONTENT_TYPE
-from romancy_nats.core.limits import fitting, parse_body, scan_msgpack
+from romancy_nats.core.limits import MAX_VALUE, fitting, parse_body, scan_msgpack
 from romancy_nats.core.msgpack_types import EXT_CODES
 from romancy_nats.core.payload import ValueCodec
 from romancy_nats.errors import PayloadError
@@ -19,7 +19,7 @@ VALUE = "application/vnd.romancy.value"
 _any: ValueCodec[Any] = ValueCodec(Any)
 
 
-def encode_plain(value: object, what: str = "the value") -> bytes:
+def encode_plain(value: object, what: str = "the value", most: int = MAX_VALUE) -> bytes:
     """The bytes of a value, models and dataclasses as their fields; raises PayloadError."""
     try:
         data = _any.encode(value)
@@ -28,12 +28,12 @@ def encode_plain(value: object, what: str = "the value") -> bytes:
             data = _any.encode(to_jsonable_python(value))
         except (PydanticSerializationError, PayloadError, ValueError, RecursionError) as error:
             raise PayloadError(f"{what}: {refusal}") from error
-    return fitting(data, what)
+    return fitting(data, what, most)
 
 
-def as_plain(value: object, what: str) -> Any:
+def as_plain(value: object, what: str, most: int = MAX_VALUE) -> Any:
     """What its reader will see of a value; raises PayloadError."""
-    return decode_plain(encode_plain(value, what))
+    return decode_plain(encode_plain(value, what, most))
 
 
 def decode_plain(data: bytes) -> Any:

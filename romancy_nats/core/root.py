@@ -20,7 +20,6 @@ from romancy_nats.core.events import (
     WorkflowStarted,
 )
 from romancy_nats.core.eviction import Evicted
-from romancy_nats.core.failure import Failure
 from romancy_nats.core.inheritance import inheritance
 from romancy_nats.core.limits import fitting
 from romancy_nats.core.saga import Undo
@@ -82,7 +81,7 @@ class Root:
     def recur(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> NoReturn:
         """End this generation, from any task of it, and go on in the next one with this input."""
         input = self._execution.workflow.parameters.encode(args, kwargs)
-        input = fitting(input, f"the next input of {self._execution.key!r}")
+        input = fitting(input, f"the next input of {self._execution.key!r}", self._execution.max_value)
         if self._interruptible:
             self._next = input
         if asyncio.current_task() is self.task:
@@ -112,12 +111,14 @@ class Root:
         execution.end(ending)
 
     async def _body(self, started: WorkflowStarted, view: WorkflowContext) -> Ending:
-        workflow = self._execution.workflow
+        execution = self._execution
+        workflow = execution.workflow
         try:
             await self._until(started.begin_at)
             args, kwargs = workflow.parameters.decode(started.input)
             returned = await workflow.fn(view, *args, **kwargs)
-            result = fitting(workflow.result.encode(returned), f"the result of {self._execution.key!r}")
+            encoded = workflow.result.encode(returned)
+            result = fitting(encoded, f"the result of {execution.key!r}", execution.max_value)
             failure = None
         except (Evicted, GeneratorExit):
             raise
@@ -131,7 +132,7 @@ class Root:
             return WorkflowRecurred(self._next)
         if failure is None:
             return WorkflowCompleted(result)
-        return WorkflowFailed(Failure.of(failure).encode())
+        return WorkflowFailed(execution.encode_failure(failure))
 
     def _recurred(self, ending: WorkflowRecurred) -> Ending:
         """The ending with what the next generation inherits; a cancel that came meanwhile is stronger."""
@@ -139,9 +140,10 @@ class Root:
             return WorkflowCancelled(self._cancel.reason)
         carried = inheritance(self._execution)
         try:
-            fitting(ending.input + carried, "what recur carries over (receive messages before it)")
+            what = "what recur carries over (receive messages before it)"
+            fitting(ending.input + carried, what, self._execution.max_value)
         except PayloadTooLargeError as error:
-            return WorkflowFailed(Failure.of(error).encode())
+            return WorkflowFailed(self._execution.encode_failure(error))
         return ending._replace(carried=carried)
 
     async def _until(self, begin_at: int) -> None:

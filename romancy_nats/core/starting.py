@@ -17,7 +17,7 @@ from romancy_nats.core.headers import (
     named_id,
 )
 from romancy_nats.core.ids import InstanceKey
-from romancy_nats.core.limits import parse_body
+from romancy_nats.core.limits import fitting, parse_body
 from romancy_nats.core.parameters import fingerprint
 from romancy_nats.core.start_options import StartOptions, read_options
 from romancy_nats.errors import RomancyError, StartRejectedError
@@ -65,9 +65,14 @@ def _canonical(
     workflow: Workflow[..., Any], content_type: str | None, body: bytes, max_message: int
 ) -> bytes:
     if content_type == CANONICAL:
-        return workflow.parameters.canonical(body, max_bytes=max_message)
+        return _fitting(workflow, workflow.parameters.canonical(body, max_bytes=max_message), max_message)
     plain: object = parse_body(body, content_type, max_bytes=max_message) if body else {}
-    return workflow.parameters.from_plain(plain)
+    return _fitting(workflow, workflow.parameters.from_plain(plain), max_message)
+
+
+def _fitting(workflow: Workflow[..., Any], input: bytes, max_message: int) -> bytes:
+    # Defaults are filled in, so that it may be larger than what was sent.
+    return fitting(input, f"the input of {workflow.name!r}", max_message)
 
 
 def write_start(

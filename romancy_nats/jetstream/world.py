@@ -64,6 +64,11 @@ class JetStreamWorld(World):
     topology: Topology
     lease_ttl: float
 
+    @property
+    def max_payload(self) -> int:
+        """As the server said when it was connected to last."""
+        return self.connection.max_payload
+
     async def ensure_consumers(self, workflows: Mapping[str, int | None]) -> None:
         """The queues of these workflows (name to `max_concurrency`); before a worker pulls."""
         ack_wait = self.lease_ttl + ACK_WAIT_MARGIN

@@ -16,6 +16,7 @@ import anyio.to_thread
 from romancy_nats.core.events import ActivityAttemptFailed, ActivityCompleted, ActivityFailed
 from romancy_nats.core.failure import Failure
 from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.limits import Limits
 from romancy_nats.core.payload import ValueCodec
 from romancy_nats.core.pending import PendingActivity
 from romancy_nats.core.plain import encode_plain
@@ -59,6 +60,7 @@ class Workshop:
         self.overrides: Mapping[str, Callable[..., object]] = {}
         self.inline_threads = False
         self.may_begin: Callable[[], bool] = lambda: True
+        self.limits: Callable[[], Limits] = Limits
         self._limiters: dict[str, anyio.CapacityLimiter] = {}
 
     def limiter(self, name: str, most: int | None) -> anyio.CapacityLimiter:
@@ -208,7 +210,7 @@ class Attempts:
         return None
 
     def _encode(self, result: Any) -> bytes:
-        activity, limit = self._pending.activity, self._workshop.tuning.max_message
+        activity, limit = self._pending.activity, self._workshop.limits().value
         data = activity.result.encode(result)
         if len(data) > limit:
             raise PayloadTooLargeError(f"the result of activity {activity.name!r}", len(data), limit)
@@ -271,13 +273,8 @@ class Attempts:
         self._told.ended(ActivityFailed(self._pending.id, attempt, failure, exhausted))
 
     def _failure(self, error: BaseException) -> bytes:
-        data = Failure.of(error, self._pending.activity.errors).encode()
-        if len(data) > self._workshop.tuning.max_message // 4:
-            plain = PayloadError(
-                f"{type(error).__name__}: {str(error)[:1000]} (its details were too large to record)"
-            )
-            return Failure.of(plain).encode()
-        return data
+        most = self._workshop.limits().failure
+        return Failure.of(error, self._pending.activity.errors, most=most).encode()
 
     def _is_final(self, policy: RetryPolicy, error: BaseException) -> bool:
         return self._final or policy.is_final(error)

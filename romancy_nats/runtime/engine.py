@@ -66,6 +66,7 @@ class Engine:
         self.workshop = Workshop(tuning, world.clock, world.chance)
         self.workshop.overrides = {**lent(world), **(overrides or {})}
         self.workshop.may_begin = self.lease.valid
+        self.workshop.limits = lambda: world.limits
         self.instances: dict[InstanceKey, Instance] = {}
         self.asleep: OrderedDict[InstanceKey, Instance] = OrderedDict()
         self.draining = False

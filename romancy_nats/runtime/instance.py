@@ -42,7 +42,8 @@ from romancy_nats.runtime.writing import microseconds, read_commit
 
 _log = logging.getLogger("romancy.worker")
 _MICROSECONDS = 1_000_000
-_ROOM = 40_000
+_ENVELOPE_BYTES = 500
+"""What is around the events of a commit."""
 _AFTER_A_REFUSAL = 5.0
 
 
@@ -206,7 +207,7 @@ class Instance:
         while self._inbox:
             event, held = self._inbox[0]
             size += weight(event)
-            if batch and size > self.owner.tuning.max_message // 2:
+            if batch and size > self.owner.world.limits.value // 2:
                 break
             del self._inbox[0]
             if not self._admits(event, held):
@@ -253,7 +254,7 @@ class Instance:
         id = self.owner.world.chance.id()
         data = encode_commit(id, self.incarnation, self.revision, now, batch, open)
         n = self.commits + 1
-        if len(data) > self.owner.tuning.max_message + _ROOM:
+        if len(data) > self.owner.world.limits.commit:
             self._commit_in_portions(batch, now, open, len(data))
             return
         self._sent = Sent(n, data, id, self.revision)
@@ -261,7 +262,7 @@ class Instance:
 
     def _commit_in_portions(self, batch: list[Event], now: int, open: bool, size: int) -> None:
         """More than a message holds: several commits, all but the last open; effects begin after the last (L2)."""
-        portions = split(batch, self.owner.tuning.max_message + _ROOM // 2)
+        portions = split(batch, self.owner.world.limits.commit - _ENVELOPE_BYTES)
         if portions is None:
             self._too_large(batch, now, size)
             return
@@ -438,7 +439,7 @@ class Instance:
 
     def _too_large(self, batch: list[Event], now: int, size: int) -> None:
         """One step asked for more than a message holds: keep what arrived, park the instance with the reason."""
-        limit = self.owner.tuning.max_message
+        limit = self.owner.world.limits.value
         self.stalled = PayloadTooLargeError(f"what one step of {self.key!r} asks for", size, limit)
         arrived: list[Event] = [event for event in batch if not isinstance(event, Command)]
         self._batch = arrived

@@ -8,6 +8,7 @@ import logging
 from romancy_nats.core.events import WorkflowStarted
 from romancy_nats.core.headers import NOTIFY, REPLY_TO, derived_id, named_id
 from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.limits import MAX_VALUE
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
 from romancy_nats.core.starting import StartRequest, read_start
 from romancy_nats.errors import InvalidNameError, StartRejectedError
@@ -35,7 +36,7 @@ class Intake:
         fallback = derived_id(delivery.source.stream, delivery.source.sequence)
         try:
             request = read_start(
-                workflow, delivery.headers, delivery.data, fallback, engine.tuning.max_message
+                workflow, delivery.headers, delivery.data, fallback, engine.world.limits.value
             )
         except StartRejectedError as error:
             await self._reject(delivery, error)
@@ -112,6 +113,7 @@ class Intake:
             max(record.created, begins) + limit if limit else 0,
             request.trace,
             begins,
+            max_value=0 if (most := self._engine.world.limits.value) == MAX_VALUE else most,
         )
 
     async def _join(self, request: StartRequest, delivery: Delivery, held: Held) -> None:

@@ -118,7 +118,7 @@ class Queries:
 
     def _ask(self, instance: Instance, name: str, body: object) -> Answer:
         try:
-            return _fitting(instance.execution.query(name, body), self._engine.tuning.max_message)
+            return _fitting(instance.execution.query(name, body), self._engine.world.limits.value)
         finally:
             if instance.execution.disturbed:
                 self._forget(instance)
@@ -154,7 +154,7 @@ class Queries:
                 execution.replay(commit)
                 if index % _YIELD_EVERY == _YIELD_EVERY - 1:
                     await asyncio.sleep(0)
-            return _fitting(execution.query(question.name, body), self._engine.tuning.max_message)
+            return _fitting(execution.query(question.name, body), self._engine.world.limits.value)
         finally:
             execution.evict()
 

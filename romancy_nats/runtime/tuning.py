@@ -16,7 +16,6 @@ class Tuning:
     concurrency: int = 1000
     threads: int = 40
     grace: float = 0.5
-    max_message: int = 1_000_000
     inline_result: int = 4096
     max_takeovers: int = 10
     forward_timeout: float = 4.0

@@ -66,6 +66,10 @@ class MemoryWorld(World):
         return self.process.name
 
     @property
+    def max_payload(self) -> int:
+        return self.process.server.max_payload
+
+    @property
     def faults(self) -> Faults:
         return self.process.faults
 
