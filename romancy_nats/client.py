@@ -125,7 +125,7 @@ class Client:
     @cached_property
     def outbox(self) -> Outbox:
         """What this client sends on channels."""
-        return Outbox(f"client-{self.world.chance.id()}", self.send)
+        return Outbox(f"client-{self.world.chance.id()}", self.send, lambda: self.world.limits.value)
 
     async def send(self, message: Message) -> int:
         """Publish a message to an instance; returns its sequence once it is durable."""
@@ -157,6 +157,7 @@ class Client:
             key=key,
             time=time or datetime.fromtimestamp(self.world.clock.now(), UTC),
             extensions=extensions or {},
+            most=self.world.limits.value,
         )
         # Without an id of the user's it is still one event, however often it has to be sent.
         await _until_stored(

@@ -23,9 +23,10 @@ from romancy_nats.core.events import (
 )
 from romancy_nats.core.failure import Failure
 from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.limits import shortened
 from romancy_nats.core.payload import ValueCodec
 from romancy_nats.core.plain import decode_plain
-from romancy_nats.core.record import InstanceRecord, InstanceStatus
+from romancy_nats.core.record import LONGEST_ERROR, InstanceRecord, InstanceStatus
 from romancy_nats.errors import (
     AmbiguousInstanceError,
     InstanceConflictError,
@@ -281,7 +282,8 @@ class WorkflowHandle(Generic[R]):
                 if found is None:
                     raise UpdateRejectedError(f"instance {self.id!r} has ended ({record.status})")
                 return found
-            sent = await self._client.send(update_message(key, name, body, id, call.inbox))
+            most = self._client.world.limits.value
+            sent = await self._client.send(update_message(key, name, body, id, call.inbox, most))
             return await call.answer(asked_before=isinstance(sent, Duplicate))
         finally:
             call.close()
@@ -306,7 +308,8 @@ class WorkflowHandle(Generic[R]):
         if unclaimed is not None and await end_unclaimed(self._client.world, key, unclaimed, text):
             # Decided here and now: a worker that appears next must not be faster than the message.
             return True
-        await self._client.send(Message(key, kind, text.encode(), self._client.world.chance.id()))
+        data = shortened(text, LONGEST_ERROR).encode()
+        await self._client.send(Message(key, kind, data, self._client.world.chance.id()))
         return True
 
     # --- what is on the server

@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 from pydantic_core import PydanticSerializationError, to_json
 
 from romancy_nats.core.headers import CONTENT_TYPE
-from romancy_nats.core.limits import parse_body
+from romancy_nats.core.limits import MAX_VALUE, parse_body
 from romancy_nats.core.plain import decode_plain, encode_plain
 from romancy_nats.errors import InvalidNameError, PayloadError
 
@@ -217,10 +217,11 @@ def made_event(
     key: str | None,
     time: datetime | str,
     extensions: Mapping[str, object],
+    most: int = MAX_VALUE,
 ) -> Event:
     """An event of a type (text) and data, or from an event object of the `cloudevents` package, whose attributes count.
 
-    Raises PayloadError, InvalidNameError.
+    `most` bytes of data, and as many of extensions. Raises PayloadError, InvalidNameError.
     """
     attributes: dict[str, Any] = {**extensions, "id": id, "source": source, "time": time}
     if key is not None:
@@ -236,10 +237,10 @@ def made_event(
         id=str(attributes["id"]),
         type=check_type(str(attributes["type"])),
         source=str(attributes["source"]),
-        data=encode_plain(data, "the data of an event"),
+        data=encode_plain(data, "the data of an event", most),
         key=check_key(attributes.get("subject")),
         time=when.isoformat() if isinstance(when, datetime) else str(when),
-        extensions=encode_plain(others, "the extensions of an event") if others else b"",
+        extensions=encode_plain(others, "the extensions of an event", most) if others else b"",
     )
 
 

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from romancy_nats.core.answers import Answers
+from romancy_nats.core.error_text import shown
 from romancy_nats.core.events import Command, UpdateAnswered, UpdateRequested
 from romancy_nats.core.eviction import refuse_call
 from romancy_nats.core.failure import Failure
 from romancy_nats.core.parameters import Parameters
 from romancy_nats.core.plain import decode_plain
+from romancy_nats.core.record import LONGEST_ERROR
 from romancy_nats.errors import ConfigurationError, QueryError, RomancyError
 
 
@@ -84,7 +86,7 @@ class Handlers:
         except QueryError:
             raise
         except (Exception, SystemExit, asyncio.CancelledError) as error:
-            raise QueryError(f"query {name!r} failed: {type(error).__name__}: {error}") from error
+            raise QueryError(f"query {name!r} failed: {shown(error, LONGEST_ERROR)}") from error
 
     def update(self, request: UpdateRequested) -> None:
         """An update arrived: begin it, or keep it until its handler is there."""

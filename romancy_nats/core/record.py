@@ -10,7 +10,7 @@ from typing import Any
 from romancy_nats.errors import PayloadError
 
 LONGEST_ERROR = 4000
-"""Characters of an error or a reason that a record, or a history, keeps."""
+"""Bytes of an error or a reason that a record, or a history, keeps, in UTF-8."""
 
 
 class InstanceStatus(StrEnum):

@@ -12,6 +12,7 @@ from romancy_nats.core.events import Event, UpdateAnswered, WorkflowStarted
 from romancy_nats.core.failure import Failure
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.inheritance import inherited_answer
+from romancy_nats.core.limits import fitting
 from romancy_nats.errors import QueryError, UpdateFailedError, UpdateRejectedError
 from romancy_nats.ports import World
 from romancy_nats.runtime.notices import read_update_notice
@@ -32,6 +33,7 @@ async def ask_query(
 
     Raises QueryError, also when no worker answers.
     """
+    fitting(body, f"the arguments of query {name!r}", world.limits.value)
     question = Question(key.workflow, key.id, name, body).encode()
     until = world.clock.monotonic() + _PATIENCE
     looked = False

@@ -31,9 +31,12 @@ class _Line:
 class Outbox:
     """Sends messages on channels; `send` returns once a message is durable, with its sequence."""
 
-    def __init__(self, sender: str, send: Callable[[Message], Awaitable[int]]) -> None:
+    def __init__(
+        self, sender: str, send: Callable[[Message], Awaitable[int]], max_value: Callable[[], int]
+    ) -> None:
         self._sender = sender
         self._send = send
+        self._max_value = max_value
         self._lines: OrderedDict[InstanceKey, _Line] = OrderedDict()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -51,7 +54,7 @@ class Outbox:
         message_id: str,
     ) -> None:
         """One message after the other to an instance (see `turn`); a number counts only once it is stored."""
-        body = encode_plain(data, f"the message on {channel!r}")
+        body = encode_plain(data, f"the message on {channel!r}", self._max_value())
         line = self._line(key, start)
         order = line.last + 1
         message = channel_message(key, channel, body, self._sender, order, message_id, metadata)
@@ -93,10 +96,13 @@ def channel_message(
     return Message(key, "message", body, message_id, headers)
 
 
-def update_message(key: InstanceKey, name: str, body: bytes, message_id: str, inbox: str) -> Message:
+def update_message(
+    key: InstanceKey, name: str, body: bytes, message_id: str, inbox: str, max_value: int
+) -> Message:
     """The request to carry out an update, answered at the inbox."""
     headers = {UPDATE: _name(name, "an update"), REPLY_TO: inbox, CONTENT_TYPE: VALUE}
-    return Message(key, "update", fitting(body, f"the arguments of update {name!r}"), message_id, headers)
+    body = fitting(body, f"the arguments of update {name!r}", max_value)
+    return Message(key, "update", body, message_id, headers)
 
 
 def _name(name: str, what: str) -> str:

@@ -10,9 +10,10 @@ import msgpack
 
 from romancy_nats.core.execution import Execution
 from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.limits import shortened
 from romancy_nats.core.plain import decode_plain, encode_plain
-from romancy_nats.core.record import InstanceRecord
-from romancy_nats.errors import PayloadError, QueryError, RomancyError
+from romancy_nats.core.record import LONGEST_ERROR, InstanceRecord
+from romancy_nats.errors import PayloadError, PayloadTooLargeError, QueryError, RomancyError
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.tail import recorded
 from romancy_nats.runtime.writing import read_record
@@ -74,14 +75,14 @@ class Queries:
             key = InstanceKey(question.workflow, question.id)
             body = decode_plain(question.body)
         except (RomancyError, ValueError, TypeError, msgpack.UnpackException) as error:
-            return Answer(FAILED, f"the query cannot be read: {error}".encode()).encode()
+            return _failed(f"the query cannot be read: {error}").encode()
         try:
             answer = await self._answer(key, question, body)
         except QueryError as error:
-            answer = Answer(FAILED, str(error).encode())
+            answer = _failed(str(error))
         except RomancyError as error:
             _log.warning("query %r of %r cannot be answered: %s", question.name, key, error)
-            answer = Answer(FAILED, f"{type(error).__name__}: {error}".encode())
+            answer = _failed(f"{type(error).__name__}: {error}")
         return answer.encode()
 
     async def _answer(self, key: InstanceKey, question: Question, body: object) -> Answer:
@@ -159,9 +160,13 @@ class Queries:
             execution.evict()
 
 
+def _failed(text: str) -> Answer:
+    return Answer(FAILED, shortened(text, LONGEST_ERROR).encode())
+
+
 def _fitting(answer: bytes, most: int) -> Answer:
     if len(answer) > most:
-        raise QueryError(f"the answer has {len(answer):,} bytes, more than the {most:,} of a message")
+        raise QueryError(str(PayloadTooLargeError("the answer", len(answer), most)))
     return Answer(ANSWERED, answer)
 
 

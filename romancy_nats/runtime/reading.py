@@ -27,7 +27,7 @@ from romancy_nats.core.headers import (
     own_message_id,
 )
 from romancy_nats.core.ids import InstanceKey, decode_token
-from romancy_nats.core.limits import parse_body
+from romancy_nats.core.limits import parse_body, shortened
 from romancy_nats.core.plain import encode_plain, read_plain
 from romancy_nats.core.record import LONGEST_ERROR, InstanceRecord
 from romancy_nats.errors import PayloadError, RomancyError
@@ -63,7 +63,7 @@ def is_of_another_generation(record: InstanceRecord, delivery: Delivery) -> bool
 
 def text_of(delivery: Delivery) -> str:
     """The reason that a cancel or a terminate carries."""
-    return delivery.data.decode(errors="replace")[:LONGEST_ERROR]
+    return shortened(delivery.data.decode(errors="replace"), LONGEST_ERROR)
 
 
 def _event(delivery: Delivery, message_id: str) -> EventReceived:

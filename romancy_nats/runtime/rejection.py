@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.limits import shortened
 from romancy_nats.core.record import LONGEST_ERROR, InstanceRecord, InstanceStatus
 from romancy_nats.ports import World
 from romancy_nats.runtime.writing import microseconds, write_record
@@ -23,7 +24,7 @@ async def end_unclaimed(
 ) -> bool:
     """Leave the end of an instance that nobody claimed: its start finds this record, and never enters the body."""
     now = microseconds(world)
-    error = reason[:LONGEST_ERROR]
+    error = shortened(reason, LONGEST_ERROR)
     record = InstanceRecord(
         status=status, created=now, updated=now, ended=now, error=error, error_type=error_type
     )

@@ -8,6 +8,7 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from romancy_nats.core.error_text import class_name, error_text
 from romancy_nats.core.events import (
     WorkflowCancelled,
     WorkflowCompleted,
@@ -17,6 +18,7 @@ from romancy_nats.core.events import (
 )
 from romancy_nats.core.failure import Failure
 from romancy_nats.core.headers import KIND
+from romancy_nats.core.limits import shortened
 from romancy_nats.core.record import LONGEST_ERROR, InstanceRecord, InstanceStatus
 from romancy_nats.core.waits import EVENT
 from romancy_nats.ports import Refused, WriteReply
@@ -53,9 +55,9 @@ def resting_record(instance: Instance, *, let_go: bool = False) -> InstanceRecor
         # Also between two generations: whoever takes it up begins the next one.
         return replace(rested, status=InstanceStatus.QUEUED)
     if instance.stalled is not None:
-        text = f"{instance.stalled}"[:LONGEST_ERROR]
+        text = shortened(error_text(instance.stalled, LONGEST_ERROR), LONGEST_ERROR)
         code = instance.execution.workflow.code
-        kind = type(instance.stalled).__name__
+        kind = class_name(type(instance.stalled))
         return replace(rested, status=InstanceStatus.STALLED, error=text, error_type=kind, code=code)
     match ending:
         case WorkflowCompleted(result):
@@ -63,7 +65,7 @@ def resting_record(instance: Instance, *, let_go: bool = False) -> InstanceRecor
             return replace(rested, status=InstanceStatus.COMPLETED, ended=now, result=inline)
         case WorkflowFailed(failure):
             told = Failure.decode(failure)
-            kind, text = told.error_type, told.message[:LONGEST_ERROR]
+            kind, text = told.error_type, shortened(told.message, LONGEST_ERROR)
             return replace(rested, status=InstanceStatus.FAILED, ended=now, error=text, error_type=kind)
         case WorkflowCancelled(reason):
             return replace(rested, status=InstanceStatus.CANCELLED, ended=now, error=reason)

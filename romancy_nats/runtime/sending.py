@@ -30,13 +30,20 @@ def lent(world: World) -> dict[str, Callable[..., object]]:
         id = context.idempotency_key
         source = f"romancy/{context.workflow_name}/{context.instance_id}"
         now = datetime.fromtimestamp(world.clock.now(), UTC)
-        event = Event(id, type, source, encode_plain(data, "the data of an event"), key, now.isoformat())
+        event = Event(
+            id,
+            type,
+            source,
+            encode_plain(data, "the data of an event", world.limits.value),
+            key,
+            now.isoformat(),
+        )
         await _until_stored(lambda: world.events.publish(event, id), f"the event {type!r}")
 
     async def send_to(workflow: str, id: str, channel: str, data: object, order: int = 0) -> None:
         key = InstanceKey(workflow, id)
         context = activity_context()
-        body = encode_plain(data, f"the message on {channel!r}")
+        body = encode_plain(data, f"the message on {channel!r}", world.limits.value)
         record = await _target(world, key)
         if record is not None and record.status.ended:
             raise InstanceEndedError(id, record.status)
