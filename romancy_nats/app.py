@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from romancy_nats.client import Client
-from romancy_nats.composition import connect_world, server_url
+from romancy_nats.composition import connect_world, server_url, surrounding
 from romancy_nats.core.definition import Activity, Workflow
 from romancy_nats.core.ids import check_name
 from romancy_nats.core.logs import labelled
@@ -82,24 +80,28 @@ class App:
 
     @asynccontextmanager
     async def worker(
-        self, url: str | None = None, *, overrides: Overrides | None = None, settings: Settings | None = None
+        self,
+        url: str | None = None,
+        *,
+        overrides: Overrides | None = None,
+        settings: Settings | None = None,
+        signals: bool | None = None,
     ) -> AsyncGenerator[Worker]:
-        """A worker until the block ends; SIGTERM drains it and ends the block."""
+        """A worker until the block ends, on the server of the URL or of the settings: it never starts one.
+
+        `signals=True`: SIGTERM and SIGINT drain the worker and end the block, a second one ends the process at once.
+        `False`: they are left alone. By default each is taken that has no handler of the program's own, if the block
+        runs in the program's main task: the lifespan of a web application leaves both to the web server, which ends
+        the block and with it the worker. Raises ConfigurationError without any URL, ServerError.
+        """
         chosen = settings or self.settings
-        on = (
-            threading.current_thread() is threading.main_thread()
-            and signal.getsignal(signal.SIGTERM) is not None
-        )
-        async with (
-            server_url(url, chosen) as known,
-            self._worker(known, chosen, overrides, signals=on) as worker,
-        ):
+        async with self._worker(url, chosen, overrides, signals=signals) as worker:
             with rare_collections():
                 yield worker
 
     @asynccontextmanager
     async def _worker(
-        self, url: str, settings: Settings, overrides: Overrides | None, *, signals: bool
+        self, url: str | None, settings: Settings, overrides: Overrides | None, *, signals: bool | None
     ) -> AsyncGenerator[Worker]:
         with labelled(settings.worker_id):
             async with self._labelled_worker(url, settings, overrides, signals=signals) as worker:
@@ -107,20 +109,22 @@ class App:
 
     @asynccontextmanager
     async def _labelled_worker(
-        self, url: str, settings: Settings, overrides: Overrides | None, *, signals: bool
+        self, url: str | None, settings: Settings, overrides: Overrides | None, *, signals: bool | None
     ) -> AsyncGenerator[Worker]:
         async with connect_world(settings, url=url, name=f"romancy-worker-{self.name}") as world:
+            known = settings if url is None else settings.model_copy(update={"nats_url": url})
             await world.ensure_consumers({w.name: w.max_concurrency for w in self.workflows})
             named = {activity.name: fn for activity, fn in (overrides or {}).items()}
-            async with running_worker(
-                world,
-                self.workflows,
-                settings.tuning(self.default_retry),
-                lifespan=self.lifespan,
-                overrides=named,
-                signals=signals,
-            ) as worker:
-                yield worker
+            with surrounding(known):
+                async with running_worker(
+                    world,
+                    self.workflows,
+                    settings.tuning(self.default_retry),
+                    lifespan=self.lifespan,
+                    overrides=named,
+                    signals=signals,
+                ) as worker:
+                    yield worker
 
 
 def _takes_app(lifespan: Callable[..., object]) -> bool:

@@ -51,11 +51,14 @@ class Client:
     ) -> AbstractAsyncContextManager[Client]:
         """Connect to a server: the URL given here, or in the settings.
 
+        Without URL and settings they are those of the worker around (in a lifespan or an activity), else of the
+        environment.
+
         Connecting and reading make no streams; the first start, message or event makes those that are missing.
         Raises ConfigurationError without any URL. The first write raises StreamMissingError when streams are missing
         and may not be made.
         """
-        return _connected(url, namespace, settings or Settings())
+        return _connected(url, namespace, settings)
 
     @overload
     async def start(
@@ -266,8 +269,12 @@ async def _until_stored(write: Any, what: str) -> int:
 
 
 @asynccontextmanager
-async def _connected(url: str | None, namespace: str | None, settings: Settings) -> AsyncGenerator[Client]:
-    from romancy_nats.composition import connect_client_world
+async def _connected(
+    url: str | None, namespace: str | None, settings: Settings | None
+) -> AsyncGenerator[Client]:
+    from romancy_nats.composition import connect_client_world, surrounding_settings
 
+    if settings is None:
+        settings = surrounding_settings() if url is None else Settings()
     async with connect_client_world(settings, url=url, namespace=namespace) as world:
         yield Client(world)

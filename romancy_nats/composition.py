@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 
 from romancy_nats.errors import ConfigurationError
 from romancy_nats.jetstream.server import EmbeddedServer
 from romancy_nats.jetstream.world import JetStreamWorld, open_client_world, open_world
 from romancy_nats.settings import Settings
+
+_surrounding: ContextVar[Settings | None] = ContextVar("romancy settings of the worker around", default=None)
+
+
+@contextmanager
+def surrounding(settings: Settings) -> Generator[None]:
+    """While inside, whoever connects without saying where connects with these settings: lifespans and activities."""
+    before = _surrounding.get()
+    _surrounding.set(settings)
+    try:
+        yield
+    finally:
+        # Not by its token: a block may end in another context than it began in.
+        _surrounding.set(before)
+
+
+def surrounding_settings() -> Settings:
+    """The settings of the worker around this code, else those of the environment."""
+    return _surrounding.get() or Settings()
 
 
 @asynccontextmanager
@@ -65,6 +85,6 @@ def _known(url: str | None, settings: Settings) -> str:
     known = url or settings.nats_url
     if known is None:
         raise ConfigurationError(
-            "no server: give a URL, or set ROMANCY_NATS_URL; `romancy dev` and `app.run()` start one of their own"
+            "no server: give a URL, or set ROMANCY_NATS_URL; only `romancy dev` and `app.run()` start one of their own"
         )
     return known

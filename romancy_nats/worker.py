@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any
 
 import anyio
-import anyio.abc
 
 from romancy_nats.core.definition import Workflow
 from romancy_nats.ports import World
 from romancy_nats.runtime.engine import Engine
+from romancy_nats.runtime.signals import AskedToEnd
 from romancy_nats.runtime.tuning import Tuning
 from romancy_nats.runtime.watchdog import Watchdog
 
@@ -58,10 +57,13 @@ async def running_worker(
     *,
     lifespan: Lifespan | None = None,
     overrides: Mapping[str, Callable[..., object]] | None = None,
-    signals: bool = False,
+    signals: bool | None = False,
     watch: bool = True,
 ) -> AsyncGenerator[Worker]:
-    """Run a worker until the block ends; with `signals`, SIGTERM drains it and then ends the block."""
+    """Run a worker until the block ends. SIGTERM and SIGINT drain it and then end the block, if `signals` says so.
+
+    `signals=None` takes only those that nobody else uses; what was there before is put back at the end of the block.
+    """
     engine = Engine(world, workflows, tuning, overrides=overrides)
     worker = Worker(engine)
     watchdog = Watchdog(tuning.block_warning) if watch else nullcontext()
@@ -78,7 +80,9 @@ async def running_worker(
                 except BaseException:
                     running.cancel()
                     raise
-                with anyio.CancelScope() as body, _draining_on_sigterm(group, engine, body, signals):
+                asked, listening = asyncio.Event(), anyio.CancelScope()
+                with anyio.CancelScope() as body, AskedToEnd(asked.set, signals):
+                    group.start_soon(_end_when_asked, asked, listening, engine, body)
                     try:
                         yield worker
                     except Exception as error:  # noqa: BLE001 - raised again below, outside the group that would wrap it
@@ -86,6 +90,7 @@ async def running_worker(
                     finally:
                         with anyio.CancelScope(shield=True):
                             await engine.drain()
+                            listening.cancel()
                 with anyio.CancelScope(shield=True):
                     await worker.wait()
         if failure is not None:
@@ -100,27 +105,11 @@ async def _run(engine: Engine, worker: Worker, running: anyio.CancelScope) -> No
         worker.ended()
 
 
-class _draining_on_sigterm:  # noqa: N801 - used as a verb in a with statement
-    """While inside: SIGTERM (and SIGINT) drain the worker, then end the block."""
-
-    def __init__(self, group: anyio.abc.TaskGroup, engine: Engine, body: anyio.CancelScope, on: bool) -> None:
-        self._group, self._engine, self._body, self._on = group, engine, body, on
-
-    def __enter__(self) -> None:
-        if self._on:
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self._drain)
-
-    def _drain(self) -> None:
-        self._group.start_soon(self._drain_then_end)
-
-    async def _drain_then_end(self) -> None:
-        await self._engine.drain()
-        self._body.cancel()
-
-    def __exit__(self, *_: object) -> None:
-        if self._on:
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
+async def _end_when_asked(
+    asked: asyncio.Event, listening: anyio.CancelScope, engine: Engine, body: anyio.CancelScope
+) -> None:
+    # In a task: anyio knows no event loop in the callback of a signal, when sniffio is installed.
+    with listening:
+        await asked.wait()
+        await engine.drain()
+        body.cancel()

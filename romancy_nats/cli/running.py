@@ -5,28 +5,30 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import signal
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated, TypeVar
 
 import anyio
 import typer
 
 from romancy_nats.app import App
 from romancy_nats.cli.connected import ShownCodec
+from romancy_nats.cli.exits import exit_code
 from romancy_nats.cli.inputs import read_input
 from romancy_nats.cli.instances import conclude
 from romancy_nats.cli.logs import Format, Level, LogLevel, set_up
 from romancy_nats.cli.options import AsJson, Input, Namespace, Target, Url, settings
 from romancy_nats.cli.output import note
+from romancy_nats.cli.process import Ending
 from romancy_nats.cli.target import load_app, workflow_of
 from romancy_nats.client import Client
 from romancy_nats.composition import server_url
 from romancy_nats.core.definition import Workflow
 from romancy_nats.core.ids import InstanceKey
+from romancy_nats.errors import ConfigurationError
 from romancy_nats.settings import Settings
 from romancy_nats.worker import Worker
 
@@ -45,20 +47,21 @@ def worker(
 ) -> None:
     """Run a worker until SIGTERM, which drains it: running turns finish, other workers take over the rest at once."""
     fix_hashes()
+    ending = Ending()
     app = load_app(target)
     chosen = settings(url, namespace, lambda: app.settings)
     set_up(log_level, log_format, chosen.worker_id)
     if chosen.nats_url is None:
-        note(
-            "no --url and no ROMANCY_NATS_URL: an embedded server, whose data goes with it; see `romancy dev`"
+        raise ConfigurationError(
+            "no server: say --url or set ROMANCY_NATS_URL, for example nats://localhost:4222; "
+            "`romancy dev` runs a worker with a server of its own, for development"
         )
 
     async def main() -> None:
-        async with working(app, chosen) as (_, running):
-            await running.wait()
-        _log.info("drained")
+        async with working(app, chosen, ending) as (_, running):
+            await ending.until_asked(running.wait())
 
-    run_until_signal(main)
+    run_to_the_end(main, ending)
 
 
 def dev(
@@ -74,8 +77,12 @@ def dev(
     log_level: Level = LogLevel.INFO,
     log_format: Format = None,
 ) -> None:
-    """Run a worker with an embedded server, whose data stays in .romancy/, unless a URL is known."""
+    """Run a worker with an embedded server, whose data stays in .romancy/, unless a URL is known.
+
+    The lifespan and child processes find the server: ROMANCY_NATS_URL and ROMANCY_NAMESPACE are set for them.
+    """
     fix_hashes()
+    ending = Ending()
     app = load_app(target)
     chosen = settings(url, namespace, lambda: app.settings)
     set_up(log_level, log_format, chosen.worker_id)
@@ -85,16 +92,16 @@ def dev(
     body = read_input(input)
 
     async def main() -> None:
-        async with working(app, chosen) as (known, running):
+        async with working(app, chosen, ending) as (known, running):
             if workflow is None:
                 # The one line on stdout, for people and scripts alike.
                 print(f"export ROMANCY_NATS_URL={known}", flush=True)
                 note(f"workflows: {', '.join(one.name for one in app.workflows)}; Ctrl-C ends it")
-                await running.wait()
+                await ending.until_asked(running.wait())
             else:
-                await _run_once(known, chosen, workflow, body, as_json=as_json)
+                await ending.until_asked(_run_once(known, chosen, workflow, body, as_json=as_json))
 
-    run_until_signal(main)
+    run_to_the_end(main, ending)
 
 
 async def _run_once(
@@ -115,12 +122,43 @@ def _own_store() -> Path:
 
 
 @asynccontextmanager
-async def working(app: App, chosen: Settings) -> AsyncGenerator[tuple[str, Worker]]:
-    """A worker of the app, and the URL of the server it works on."""
-    async with server_url(None, chosen) as known, app.worker(known, settings=chosen) as running:
-        names = ", ".join(workflow.name for workflow in app.workflows)
-        _log.info("worker %s serves %s of %s at %s", running.incarnation, names, chosen.namespace, known)
-        yield known, running
+async def working(app: App, chosen: Settings, ending: Ending) -> AsyncGenerator[tuple[str, Worker]]:
+    """A worker of the app, and the URL of the server it works on; `ending` hears how far its end has come."""
+    ending.grace = chosen.grace
+    async with server_url(None, chosen) as known:
+        with _environment(ROMANCY_NATS_URL=known, ROMANCY_NAMESPACE=chosen.namespace):
+            async with app.worker(known, settings=chosen, signals=False) as running:
+                names = ", ".join(workflow.name for workflow in app.workflows)
+                _log.info(
+                    "worker %s serves %s of %s at %s", running.incarnation, names, chosen.namespace, known
+                )
+                try:
+                    yield known, running
+                except Exception as error:
+                    ending.code = error.exit_code if isinstance(error, typer.Exit) else exit_code(error)
+                    raise
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await running.drain()
+                        _log.info("drained")
+                        ending.drained()
+                        await running.wait()
+                        ending.closing()
+
+
+@contextmanager
+def _environment(**variables: str) -> Generator[None]:
+    """Environment variables for as long as the block, for the lifespan, activities and child processes."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 # --- the process
@@ -134,12 +172,7 @@ def fix_hashes() -> None:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, _HASH_SEED: "0"})
 
 
-def run_until_signal(command: Callable[[], Awaitable[T]]) -> T:
-    """Run an async command, on uvloop where that is installed. SIGTERM before the worker is there ends it, too."""
-    signal.signal(signal.SIGTERM, _end)
+def run_to_the_end(command: Callable[[], Awaitable[T]], ending: Ending) -> T | None:
+    """Run an async command, on uvloop where that is installed; None if a signal ended it."""
     fast = sys.platform != "win32" and importlib.util.find_spec("uvloop") is not None
-    return anyio.run(command, backend_options={"use_uvloop": fast})
-
-
-def _end(number: int, frame: object) -> NoReturn:
-    raise SystemExit(0)
+    return anyio.run(ending.run, command, backend_options={"use_uvloop": fast})
