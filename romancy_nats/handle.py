@@ -8,7 +8,7 @@ import weakref
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from romancy_nats.core.commit import Commit
@@ -27,6 +27,7 @@ from romancy_nats.core.limits import shortened
 from romancy_nats.core.payload import ValueCodec
 from romancy_nats.core.plain import decode_plain
 from romancy_nats.core.record import LONGEST_ERROR, InstanceRecord, InstanceStatus
+from romancy_nats.core.times import utc
 from romancy_nats.errors import (
     AmbiguousInstanceError,
     InstanceConflictError,
@@ -132,7 +133,7 @@ def _first_look(own: OwnStart | None) -> float:
 
 
 def _moment(micros: int) -> datetime | None:
-    return datetime.fromtimestamp(micros / 1_000_000, UTC) if micros else None
+    return utc(micros) if micros else None
 
 
 @dataclass(slots=True, frozen=True)

@@ -13,11 +13,15 @@ from urllib.parse import quote, unquote
 from pydantic_core import PydanticSerializationError, to_json
 
 from romancy_nats.core.headers import CONTENT_TYPE
+from romancy_nats.core.ids import InstanceKey, check_text, encode_token
 from romancy_nats.core.limits import MAX_VALUE, parse_body
 from romancy_nats.core.plain import decode_plain, encode_plain
 from romancy_nats.errors import InvalidNameError, PayloadError
 
 LONGEST_TYPE = 255
+LONGEST_KEY = 1000
+_LONGEST_SUBJECT = 3500
+"""Of the 4,096 bytes that a line of the protocol may have; the rest is the namespace and our own words."""
 JSON = "application/json"
 
 _STRUCTURED = "application/cloudevents"
@@ -46,26 +50,29 @@ class Event:
 
 def check_type(type: str) -> str:
     """Return the type of an event, or raise InvalidNameError: its dots part the tokens of a subject."""
-    if not 1 <= len(type) <= LONGEST_TYPE:
-        raise InvalidNameError(f"an event type has 1 to {LONGEST_TYPE} characters, this one has {len(type)}")
+    check_text(type, "an event type", LONGEST_TYPE)
     if not all(type.split(".")):
         raise InvalidNameError(f"the event type {type!r} has an empty part: dots stand between names only")
-    return _text(type, "an event type")
+    return type
 
 
 def check_key(key: str | None) -> str | None:
     """Return the key of an event, or raise InvalidNameError: None for no key, never the empty text."""
     if key == "":
         raise InvalidNameError("the key of an event is not empty; leave it out for an event without a key")
-    return None if key is None else _text(key, "the key of an event")
+    return None if key is None else check_text(key, "the key of an event", LONGEST_KEY)
 
 
-def _text(text: str, what: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidNameError(f"{what} must be text that UTF-8 can spell: {error}") from error
-    return text
+def check_wait(type: str, key: str | None, of: InstanceKey) -> None:
+    """Raise InvalidNameError when no instance can wait for such an event: all of it stands in one subject."""
+    check_type(type)
+    check_key(key)
+    spelled = len(of.token) + len(encode_token(type)) + len(encode_token(key or ""))
+    if spelled > _LONGEST_SUBJECT:
+        raise InvalidNameError(
+            f"the event type {type!r:.50}, the key and the id of the instance have {spelled} characters when they are "
+            f"spelled in a subject, at most {_LONGEST_SUBJECT} are possible: use shorter ones"
+        )
 
 
 # --- as we write them: binary mode

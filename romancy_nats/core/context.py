@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, cast, overl
 from uuid import UUID
 
 from romancy_nats.core import sending
+from romancy_nats.core.cloudevents import check_key, check_type
 from romancy_nats.core.definition import Activity, as_activity
 from romancy_nats.core.events import EventReceived, MessageReceived
-from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.ids import InstanceKey, check_name, check_text
 from romancy_nats.core.opening import opened_event, opened_message
 from romancy_nats.core.plain import as_plain
 from romancy_nats.core.received import ReceivedEvent, ReceivedMessage
-from romancy_nats.core.retry import Duration, seconds
+from romancy_nats.core.times import Duration, seconds
+from romancy_nats.core.unprintable import shown
 from romancy_nats.core.waits import EVENT, MESSAGE
 from romancy_nats.errors import ConfigurationError, EventTimeoutError, MessageTimeoutError, QueryError
 
@@ -123,12 +125,14 @@ class WorkflowContext:
 
     async def sleep(self, duration: Duration) -> None:
         """Wait; durable like `asyncio.sleep` in workflow code."""
-        await asyncio.sleep(max(0.0, seconds(duration)))
+        await asyncio.sleep(max(0.0, seconds(duration, "the duration of ctx.sleep")))
 
     async def sleep_until(self, moment: datetime) -> None:
         """Wait until a moment, which must have a time zone; a past one returns at once."""
-        if moment.tzinfo is None:
-            raise ConfigurationError("sleep_until takes an aware datetime: give it a time zone")
+        if getattr(moment, "tzinfo", None) is None:
+            raise ConfigurationError(
+                f"sleep_until takes an aware datetime, with a time zone, not {shown(moment, 100)}"
+            )
         await asyncio.sleep(max(0.0, moment.timestamp() - self._execution.loop.time()))
 
     def register_compensation(self, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -158,8 +162,8 @@ class WorkflowContext:
         Raises EventTimeoutError after `timeout`, and pydantic's ValidationError when the data does not fit `model`.
         """
         waiting = self._acting.waiting
+        limit = asyncio.timeout(_longest(timeout, "wait_event"))
         wait = waiting.start(EVENT, type, key)
-        limit = asyncio.timeout(None if timeout is None else seconds(timeout))
         try:
             async with limit:
                 event = cast("EventReceived", await waiting.answer(wait))
@@ -218,8 +222,8 @@ class WorkflowContext:
         message = waiting.take(channel)
         if message is not None:
             return opened_message(message, model)
+        limit = asyncio.timeout(_longest(timeout, "receive"))
         wait = waiting.start(MESSAGE, channel)
-        limit = asyncio.timeout(None if timeout is None else seconds(timeout))
         try:
             async with limit:
                 message = cast("MessageReceived", await waiting.answer(wait))
@@ -235,6 +239,8 @@ class WorkflowContext:
 
     async def send_event(self, type: str, data: object, *, key: str | None = None) -> None:
         """Publish an event, once, after the step that sends it is recorded."""
+        check_type(type)
+        check_key(key)
         await self.run(
             sending.send_event,
             type,
@@ -249,8 +255,9 @@ class WorkflowContext:
 
         Without `workflow` the target is an instance of this one's workflow.
         """
+        check_text(channel, "a channel")
         plain = as_plain(data, f"the message on {channel!r}", self._acting.max_value)
-        target = InstanceKey(workflow or self.workflow_name, instance_id)
+        target = InstanceKey(self.workflow_name if workflow is None else workflow, instance_id)
         orders = self._acting.sent
         order = orders[target] = orders.get(target, 0) + 1
         try:
@@ -284,10 +291,18 @@ class WorkflowContext:
         self._acting.emit_value(value, durable=durable)
 
 
+def _longest(timeout: Duration | None, verb: str) -> float | None:
+    """How long a wait may take, in seconds; None for ever."""
+    return None if timeout is None else seconds(timeout, f"the timeout of ctx.{verb}")
+
+
 def step_activity(name: str, fn: Callable[..., R]) -> Activity[..., R]:
     """An activity made on the spot from a closure."""
     from romancy_nats.core.definition import AsyncActivity, SyncActivity, is_async_callable
 
+    check_name(name, "the name of a step")
+    if not callable(fn):
+        raise ConfigurationError(f"ctx.step({name!r}, …) takes a function, not {type(fn).__name__}")
     if is_async_callable(fn):
         return AsyncActivity[..., R](fn, name=name)
     return SyncActivity[..., R](fn, name=name)

@@ -65,7 +65,7 @@ class Activity(Generic[P, R]):
         max_threads: int | None = None,
     ) -> None:
         self.fn = fn
-        self.name = check_name(name or _name_of(fn))
+        self.name = check_name(name or _name_of(fn), "the name of an activity")
         self.is_async = is_async_callable(fn)
         self.compensation = None if compensation is None else as_activity(compensation)
         self.retry = self._checked_retry(retry)
@@ -102,7 +102,7 @@ class Activity(Generic[P, R]):
         """The same activity with other options for one call; `id` becomes its `activity_id` exactly."""
         other = _copy(self)
         if id is not None:
-            other.id = check_id(id)
+            other.id = check_id(id, "an activity id")
         if timeout is not None:
             other.timeout = self._checked_limit("timeout", timeout)
         if retry is not None:

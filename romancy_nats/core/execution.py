@@ -59,6 +59,7 @@ from romancy_nats.core.pending import PendingActivity, rebuilt
 from romancy_nats.core.plain import encode_plain
 from romancy_nats.core.root import Root
 from romancy_nats.core.saga import Saga, Undo
+from romancy_nats.core.unprintable import text_of
 from romancy_nats.core.waits import Waits
 from romancy_nats.errors import (
     DeterminismError,
@@ -100,7 +101,7 @@ class Execution:
         self.max_value = MAX_VALUE
         """Bytes that one value of this generation may have."""
         self.owed: list[Command] = []
-        self.waiting = Waits(self.emit, self.loop.create_future)
+        self.waiting = Waits(key, self.emit, self.loop.create_future)
         self.handlers = Handlers(self.emit, self._spawn, self.encode_value, self.encode_failure)
         self.sent: dict[InstanceKey, int] = {}
         """How many messages went to which instance."""
@@ -295,7 +296,7 @@ class Execution:
             id = f"timer:{timer.number}"
             if self.ending is None:
                 self.timers[id] = timer
-                self.emit(TimerStarted(id, round(timer.when() * MICROSECONDS)))
+                self.emit(TimerStarted(id, timer.due))
         loop.new_timers.clear()
 
     # --- what happens to it
@@ -446,8 +447,10 @@ class Execution:
 
     def _task_failed(self, context: Mapping[str, object]) -> None:
         if not self.replaying:
-            error = cast("BaseException | None", context.get("exception"))
-            _log.error("%r: %s", self.key, context.get("message"), exc_info=error)
+            error = context.get("exception")
+            # Spelled here: a log that formats it asks the error itself, which may raise anything.
+            where = Failure.of(error).traceback if isinstance(error, BaseException) else ""
+            _log.error("%r: %s\n%s", self.key, text_of(context.get("message")), where)
 
     def _broke_a_rule(self, _violation: WorkflowRuleError) -> None:
         if self.on_violation is not None:

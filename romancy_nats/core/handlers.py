@@ -9,14 +9,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from romancy_nats.core.answers import Answers
-from romancy_nats.core.error_text import shown
+from romancy_nats.core.error_text import is_one_of, shown
 from romancy_nats.core.events import Command, UpdateAnswered, UpdateRequested
 from romancy_nats.core.eviction import refuse_call
 from romancy_nats.core.failure import Failure
+from romancy_nats.core.ids import check_text
+from romancy_nats.core.loop import DeterministicLoop, current_loop
 from romancy_nats.core.parameters import Parameters
 from romancy_nats.core.plain import decode_plain
 from romancy_nats.core.record import LONGEST_ERROR
+from romancy_nats.core.tasks import RecurredElsewhere
 from romancy_nats.errors import ConfigurationError, QueryError, RomancyError
+
+_LONGEST = 1000
 
 
 @dataclass(slots=True)
@@ -58,14 +63,17 @@ class Handlers:
 
     def on_query(self, name: str, fn: Callable[..., Any]) -> None:
         """Answer queries of this name with `fn`."""
-        if not callable(fn):
-            raise ConfigurationError(f"ctx.on_query({name!r}, …) takes a function")
+        check_text(name, "the name of a query")
+        _check_function(fn, f"ctx.on_query({name!r}, …)")
         self._queries[name] = Handler(fn, Parameters(fn))
 
     def on_update(self, name: str, fn: Callable[..., Any], validate: Callable[..., object] | None) -> None:
         """Carry out updates of this name with `fn`; those that came too early begin now, in order."""
-        if not callable(fn):
-            raise ConfigurationError(f"ctx.on_update({name!r}, …) takes a function")
+        check_text(name, "the name of an update")
+        _check_function(fn, f"ctx.on_update({name!r}, …)")
+        _check_function(validate or fn, f"ctx.on_update({name!r}, …, validate=…)")
+        if inspect.iscoroutinefunction(validate):
+            raise ConfigurationError(f"the validator of update {name!r} is a plain function: it only looks")
         self._updates[name] = Handler(fn, Parameters(fn), validate)
         early, self._early = self._early, []
         for request in early:
@@ -85,7 +93,7 @@ class Handlers:
             return self._encode_value(answer, f"the answer of query {name!r}")
         except QueryError:
             raise
-        except (Exception, SystemExit, asyncio.CancelledError) as error:
+        except BaseException as error:
             raise QueryError(f"query {name!r} failed: {shown(error, LONGEST_ERROR)}") from error
 
     def update(self, request: UpdateRequested) -> None:
@@ -105,7 +113,9 @@ class Handlers:
             args, kwargs = handler.parameters.decode(handler.parameters.from_plain(body))
             if handler.validate is not None:
                 handler.validate(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - whatever the validator raises is its refusal
+        except BaseException as error:
+            if _is_ended(error):
+                raise
             self._answer(UpdateAnswered(request.id, failure=self._encode_failure(error), rejected=True))
             return
         what = f"the result of update {request.name!r}"
@@ -114,7 +124,9 @@ class Handlers:
             if inspect.isawaitable(result):
                 result = await result
             answered = UpdateAnswered(request.id, result=self._encode_value(result, what))
-        except Exception as error:  # noqa: BLE001 - the caller gets it; the workflow goes on
+        except BaseException as error:
+            if _is_ended(error):
+                raise
             answered = UpdateAnswered(request.id, failure=self._encode_failure(error))
         self._answer(answered)
 
@@ -131,6 +143,20 @@ class Handlers:
         for id in list(self.running):
             self._answer(UpdateAnswered(id, failure=failure, rejected=True))
         self._early.clear()
+
+
+def _check_function(fn: object, call: str) -> None:
+    if not callable(fn):
+        raise ConfigurationError(f"{call} takes a function, not {type(fn).__name__}")
+
+
+def _is_ended(error: BaseException) -> bool:
+    """Whether a handler did not raise by itself: cancelled with its workflow, evicted or freed, or it recurred."""
+    loop = current_loop()
+    if not isinstance(loop, DeterministicLoop) or not loop.in_step or is_one_of(error, (RecurredElsewhere,)):
+        return True
+    task = asyncio.current_task()
+    return is_one_of(error, (asyncio.CancelledError,)) and task is not None and task.cancelling() > 0
 
 
 def _at_once(coroutine: Any, name: str) -> Any:

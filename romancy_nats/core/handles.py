@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING
 
+from romancy_nats.core.times import micros
+
 
 class WorkflowHandle(asyncio.Handle):
     """A callback ready to run."""
@@ -48,6 +50,11 @@ class WorkflowTimer(asyncio.TimerHandle):
 
     number: int
     position: int
+
+    @property
+    def due(self) -> int:
+        """When it is due, in µs since the epoch, at most NEVER."""
+        return micros(self.when())
 
     # Two timers with equal time and callback are equal to asyncio; a list of timers needs identity.
     def __eq__(self, other: object) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 
 from romancy_nats.errors import InvalidNameError
 
 MAX_ID_CHARACTERS = 128
 MAX_NAME_CHARACTERS = 128
+MAX_TEXT_CHARACTERS = 255
+"""Of the names of channels, queries and updates."""
 
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
 _PLAIN_TEXT = re.compile(r"[A-Za-z0-9_-]+")
@@ -57,25 +58,27 @@ def fnv1a32(token: str) -> int:
     return value
 
 
-def check_id(text: str) -> str:
+def check_text(text: str, what: str, longest: int = MAX_TEXT_CHARACTERS) -> str:
+    """Return the text, or raise InvalidNameError: 1 to `longest` characters of any text that UTF-8 can spell."""
+    if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InvalidNameError(f"{what} is text, not {type(text).__name__}")
+    if not 1 <= len(text) <= longest:
+        raise InvalidNameError(f"{what} has 1 to {longest} characters, this one has {len(text)}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidNameError(f"{what} must be text that UTF-8 can spell: {error}") from error
+    return text
+
+
+def check_id(text: str, what: str = "an instance id") -> str:
     """Return the id, or raise InvalidNameError: ids are 1 to 128 characters of any text that UTF-8 can spell."""
-    if not 1 <= len(text) <= MAX_ID_CHARACTERS:
-        raise InvalidNameError(
-            f"an instance id has 1 to {MAX_ID_CHARACTERS} characters, this one has {len(text)}"
-        )
-    _check_utf8(text, "an instance id")
-    return text
+    return check_text(text, what, MAX_ID_CHARACTERS)
 
 
-@lru_cache(maxsize=1024)
-def check_name(text: str) -> str:
-    """Return the workflow name, or raise InvalidNameError."""
-    if not 1 <= len(text) <= MAX_NAME_CHARACTERS:
-        raise InvalidNameError(
-            f"a workflow name has 1 to {MAX_NAME_CHARACTERS} characters, this one has {len(text)}"
-        )
-    _check_utf8(text, "a workflow name")
-    return text
+def check_name(text: str, what: str = "a workflow name") -> str:
+    """Return the name of a workflow or an activity, or raise InvalidNameError."""
+    return check_text(text, what, MAX_NAME_CHARACTERS)
 
 
 def check_namespace(text: str) -> str:
@@ -83,13 +86,6 @@ def check_namespace(text: str) -> str:
     if not _NAMESPACE.fullmatch(text):
         raise InvalidNameError(f"a namespace has 1 to 32 characters of a-z, 0-9 and '-', not {text!r}")
     return text
-
-
-def _check_utf8(text: str, what: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidNameError(f"{what} must be text that UTF-8 can spell: {error}") from error
 
 
 class InstanceKey:

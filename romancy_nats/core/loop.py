@@ -23,6 +23,8 @@ from romancy_nats.core.handles import WorkflowHandle, WorkflowTimer
 from romancy_nats.core.orders import AsCompleted, Cancellations, Ready, is_ensuring
 from romancy_nats.core.refusals import RefusingLoop, StepViolation, violation
 from romancy_nats.core.tasks import WorkflowFuture, WorkflowTask
+from romancy_nats.core.times import finite
+from romancy_nats.core.unprintable import shown
 from romancy_nats.errors import QueryError, StepTooLongError, WorkflowRuleError
 
 __all__ = ["DeterministicLoop", "Evicted", "StepViolation", "WorkflowFuture", "WorkflowTask", "WorkflowTimer"]
@@ -159,12 +161,12 @@ class DeterministicLoop(RefusingLoop):
                 handle._context.run(handle._callback, *handle._args)
             except BaseException as error:  # noqa: BLE001 - SystemExit in workflow code fails its task, not the worker
                 self.call_exception_handler(
-                    {"message": f"{handle._callback!r} raised", "exception": error, "handle": handle}
+                    {"message": f"{shown(handle._callback)} raised", "exception": error, "handle": handle}
                 )
         if ready:
             raise StepTooLongError(
                 f"workflow code ran {self._max_handles:,} callbacks in one step without waiting for anything; "
-                f"look for a loop that swallows cancellation or polls with sleep(0). Next would be {ready[0]!r}"
+                f"look for a loop that swallows cancellation or polls with sleep(0). Next would be {shown(ready[0])}"
             )
 
     def steps_here(self) -> bool:
@@ -173,6 +175,11 @@ class DeterministicLoop(RefusingLoop):
 
     def _in_step(self) -> bool:
         return self.steps_here() and not self._dead
+
+    @property
+    def in_step(self) -> bool:
+        """Whether workflow code runs here just now, and is not being evicted."""
+        return self._in_step()
 
     # --- scheduling
 
@@ -197,7 +204,7 @@ class DeterministicLoop(RefusingLoop):
         *args: *Ts,
         context: Context | None = None,
     ) -> WorkflowTimer:
-        when = self._now + delay
+        when = self._now + (delay if type(delay) is float else finite(delay))
         if delay > 0.0 and when <= self._now:
             # Shorter than the float of an epoch second can tell: still a wait, or a loop of them would never end.
             when = math.nextafter(self._now, math.inf)
@@ -213,6 +220,8 @@ class DeterministicLoop(RefusingLoop):
         """What is due already runs in this step; what is due never is no durable timer."""
         if get_ident() != self._thread:
             self._violate("call_at")
+        if type(when) is not float:
+            when = finite(when)
         if math.isnan(when):
             raise ValueError("a timer needs a time, not NaN")
         if self._looking:
@@ -423,6 +432,11 @@ class DeterministicLoop(RefusingLoop):
         self._refused += 1
         if self._refused <= ATTEMPTS or not self._thread:
             refuse()
+
+
+def current_loop() -> asyncio.AbstractEventLoop | None:
+    """The running event loop of this thread, of whatever kind."""
+    return _get_running_loop()
 
 
 def _only_looking(what: str) -> QueryError:

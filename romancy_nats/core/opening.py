@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter
@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from romancy_nats.core.events import EventReceived, MessageReceived
 from romancy_nats.core.plain import decode_plain
 from romancy_nats.core.received import ReceivedEvent, ReceivedMessage
+from romancy_nats.core.times import utc
 
 M = TypeVar("M")
 
@@ -36,7 +37,7 @@ def opened_message(message: MessageReceived, model: type[M] | None) -> ReceivedM
         data=_fitted(message.data, model),
         metadata=_mapping(message.metadata),
         sender=message.sender,
-        time=datetime.fromtimestamp(message.time / 1_000_000, UTC),
+        time=utc(message.time),
     )
 
 

@@ -10,9 +10,10 @@ from datetime import timedelta
 from typing import Any, cast
 
 from romancy_nats.core.error_text import is_one_of, shown
+from romancy_nats.core.times import Duration as Duration
+from romancy_nats.core.times import seconds as seconds
 from romancy_nats.errors import ConfigurationError, TerminalError
 
-Duration = float | int | timedelta
 ErrorClasses = type[BaseException] | Iterable[type[BaseException]]
 _log = logging.getLogger("romancy.activity")
 
@@ -20,19 +21,11 @@ LONGEST_SECONDS = 10 * 365 * 86_400.0
 """The longest duration around an activity: a time limit from here on is none, a back-off is never longer."""
 
 
-def seconds(duration: Duration) -> float:
-    """A duration, given in seconds or as a timedelta, in seconds."""
-    return duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
-
-
 def checked_seconds(duration: Any, what: str) -> float:
     """The same for a number of a user: not negative, at most `LONGEST_SECONDS`; raises ConfigurationError."""
     if isinstance(duration, bool) or not isinstance(duration, int | float | timedelta):
         raise ConfigurationError(f"{what} is a number of seconds or a timedelta, not {_described(duration)}")
-    try:
-        found = seconds(duration)
-    except OverflowError:
-        found = math.inf if cast("int", duration) > 0 else -math.inf
+    found = seconds(duration, what)
     if not found >= 0:
         raise ConfigurationError(f"{what} is 0 or more, not {_described(duration)}")
     return min(found, LONGEST_SECONDS)

@@ -19,11 +19,10 @@ from romancy_nats.core.events import (
     WorkflowRecurred,
     WorkflowStarted,
 )
-from romancy_nats.core.eviction import Evicted
 from romancy_nats.core.inheritance import inheritance
 from romancy_nats.core.limits import fitting
 from romancy_nats.core.saga import Undo
-from romancy_nats.core.tasks import cancel_others
+from romancy_nats.core.tasks import RecurredElsewhere, cancel_others
 from romancy_nats.errors import PayloadTooLargeError, WorkflowTimeoutError
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ class Root:
             raise Recurring
         if self._interruptible and self.task is not None:
             self.task.cancel("recur")
-        raise asyncio.CancelledError("recur")
+        raise RecurredElsewhere
 
     def _time_out(self, started: WorkflowStarted) -> None:
         if self._cancel is None and self._interruptible and self.task is not None:
@@ -100,7 +99,13 @@ class Root:
     async def _main(self, started: WorkflowStarted, view: WorkflowContext) -> None:
         execution = self._execution
         self._interruptible = True
-        ending = await self._body(started, view)
+        try:
+            ending = await self._body(started, view)
+        except GeneratorExit as error:
+            if not execution.loop.in_step:
+                raise
+            # What it awaited raised this: Python then closes the body, and raises it only here.
+            ending = WorkflowFailed(execution.encode_failure(error))
         # From here on neither cancel nor timeout interrupts: what was done is undone to the end.
         self._interruptible = False
         await cancel_others(execution.loop.live_tasks(), "the workflow has ended")
@@ -120,9 +125,9 @@ class Root:
             encoded = workflow.result.encode(returned)
             result = fitting(encoded, f"the result of {execution.key!r}", execution.max_value)
             failure = None
-        except (Evicted, GeneratorExit):
-            raise
-        except BaseException as error:  # noqa: BLE001 - SystemExit and all: whatever user code raises ends the instance, not the worker
+        except BaseException as error:
+            if not self._execution.loop.in_step:
+                raise  # the code is evicted, or freed
             result, failure = b"", error
         if self._timed_out:
             failure = WorkflowTimeoutError("the workflow took longer than its timeout")

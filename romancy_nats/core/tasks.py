@@ -14,6 +14,10 @@ T = TypeVar("T")
 _ANYIO_CANCELS = ("Cancelled via cancel scope", "Cancelled by cancel scope")
 
 
+class RecurredElsewhere(asyncio.CancelledError):
+    """Ends a task, other than the root, that called `ctx.recur`."""
+
+
 class WorkflowFuture(asyncio.Future[T]):
     """A future with a stable hash; its loop sets `order` right after creation."""
 

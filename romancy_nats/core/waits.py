@@ -10,9 +10,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from romancy_nats.core.cloudevents import check_key, check_type
+from romancy_nats.core.cloudevents import check_wait
 from romancy_nats.core.events import Command, EventReceived, MessageReceived, WaitEnded, WaitStarted
 from romancy_nats.core.eviction import refuse_call
+from romancy_nats.core.ids import InstanceKey, check_text
 
 EVENT = "event"
 MESSAGE = "message"
@@ -33,9 +34,11 @@ class Waits:
 
     def __init__(
         self,
+        of: InstanceKey,
         emit: Callable[[Command], None],
         future: Callable[[], asyncio.Future[EventReceived | MessageReceived]],
     ) -> None:
+        self._of = of
         self._emit = emit
         self._future = future
         self._count = 0
@@ -53,8 +56,9 @@ class Waits:
     def start(self, kind: str, type: str, key: str | None = None, *, stream: bool = False) -> Wait:
         """Begin to wait; from the commit of this command on, nothing that fits is missed. Raises InvalidNameError."""
         if kind == EVENT:
-            check_type(type)
-            check_key(key)
+            check_wait(type, key, self._of)
+        else:
+            check_text(type, "a channel")
         self._count += 1
         started = WaitStarted(f"{kind}:{self._count}", kind, type, key or "", key is not None)
         wait = Wait(started, stream)
@@ -100,7 +104,7 @@ class Waits:
 
     def take(self, channel: str) -> MessageReceived | None:
         """The oldest unread message of a channel."""
-        unread = self.unread.get(channel)
+        unread = self.unread.get(check_text(channel, "a channel"))
         if not unread:
             return None
         message = unread.popleft()

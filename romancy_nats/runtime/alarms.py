@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from romancy_nats.core.execution import Execution
+from romancy_nats.core.times import NEVER
 from romancy_nats.ports import Clock
 
 _MICROSECONDS = 1_000_000
@@ -13,9 +14,10 @@ _MICROSECONDS = 1_000_000
 
 def next_due(execution: Execution) -> int:
     """When the earliest timer or retry is due, 0 for none. From the execution: alarms may be over, or never set."""
-    dues = [round(timer.when() * _MICROSECONDS) for timer in execution.timers.values()]
+    dues = [timer.due for timer in execution.timers.values()]
     dues += [pending.retry_at for pending in execution.activities.values() if pending.retry_at]
-    return min(dues, default=0)
+    earliest = min(dues, default=0)
+    return earliest if earliest < NEVER else 0
 
 
 def idle(execution: Execution) -> bool:
@@ -35,6 +37,8 @@ class Alarms:
     def set(self, id: str, due: int, call: Callable[[str], None]) -> None:
         """Call `call(id)` at `due`, or at once when that has passed."""
         self.cancel(id)
+        if due >= NEVER:
+            return
         self._due[id] = due
         self._calls[id] = call
         self._schedule(id)

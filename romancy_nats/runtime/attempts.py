@@ -21,6 +21,7 @@ from romancy_nats.core.payload import ValueCodec
 from romancy_nats.core.pending import PendingActivity
 from romancy_nats.core.plain import encode_plain
 from romancy_nats.core.retry import RetryPolicy
+from romancy_nats.core.times import micros
 from romancy_nats.errors import ActivityTimeoutError, PayloadError, PayloadTooLargeError
 from romancy_nats.ports import Chance, Clock
 from romancy_nats.runtime.activity_context import ActivityContext, enter_attempt
@@ -140,7 +141,7 @@ class Attempts:
                 heartbeat = _encode_details(self._context.details())
             if delay >= LONG_REST:
                 # The instance may rest meanwhile: whoever owns it then begins the next attempt.
-                due = int((workshop.clock.now() + delay) * 1_000_000)
+                due = micros(workshop.clock.now() + delay)
                 note = ActivityAttemptFailed(pending.id, attempt, failure, heartbeat, due)
                 self._told.attempt_failed(note, commit=True)
                 return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,14 +12,13 @@ from romancy_nats.core.events import WaitEnded, WaitStarted, WorkflowRecurred
 from romancy_nats.core.execution import Execution
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
-from romancy_nats.errors import PayloadError, RomancyError, WorkflowRuleError
+from romancy_nats.errors import PayloadError, WorkflowRuleError
 from romancy_nats.ports import Held, Refused
 from romancy_nats.runtime.generations import next_record
 from romancy_nats.runtime.instance import Instance
-from romancy_nats.runtime.owner import Owner
+from romancy_nats.runtime.owner import Owner, is_own_cancel
 from romancy_nats.runtime.writing import microseconds, read_commit, read_commits, write_record
 
-_log = logging.getLogger("romancy.worker")
 _YIELD_EVERY = 200
 
 
@@ -88,7 +86,7 @@ async def load(owner: Owner, execution: Execution, record: InstanceRecord, revis
 
 
 async def _replay(instance: Instance, commits: Sequence[bytes]) -> None:
-    key, execution, record = instance.key, instance.execution, instance.record
+    execution, record = instance.execution, instance.record
     started: dict[str, WaitStarted] = {}
     try:
         for index, data in enumerate(commits):
@@ -98,8 +96,9 @@ async def _replay(instance: Instance, commits: Sequence[bytes]) -> None:
             _collect_waits(instance, commit, index >= record.settled, started)
             if index % _YIELD_EVERY == _YIELD_EVERY - 1:
                 await anyio.lowlevel.checkpoint()
-    except RomancyError as error:
-        _log.error("%r does not go on with this code: %s", key, error)
+    except BaseException as error:
+        if is_own_cancel(error):
+            raise
         instance.stalled = error
         _recognise(instance, commits)
 
@@ -127,7 +126,7 @@ def _recognise(instance: Instance, commits: Sequence[bytes]) -> None:
         try:
             commit = Commit.decode(data)
         except PayloadError:
-            break  # a later release wrote it
+            break  # a later release wrote it, or nobody
         instance.last_time = max(instance.last_time, commit.time)
         if instance.execution.recognise(commit):
             instance.stalled = None

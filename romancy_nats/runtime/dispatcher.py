@@ -10,7 +10,7 @@ import msgpack
 from romancy_nats.core.cloudevents import Event
 from romancy_nats.core.headers import GENERATION, WAIT
 from romancy_nats.core.waits import EVENT
-from romancy_nats.errors import RomancyError, ServerUnavailableError
+from romancy_nats.errors import ServerUnavailableError
 from romancy_nats.ports import DeadLetter, Message, PublishedEvent, Refusal, Refused, Registration, World
 
 _log = logging.getLogger("romancy.worker")
@@ -74,7 +74,7 @@ class Dispatcher:
             raise
         except ServerUnavailableError:
             published.nak(0.5)
-        except RomancyError:
+        except Exception:  # noqa: BLE001 - a loop boundary: one event is not the worker's affair
             _log.exception("dispatching event %s failed; it will be tried again", published.source)
             published.nak(5.0)
         finally:

@@ -75,7 +75,7 @@ class Effects(Part):
         generation = instance.record.generation
         attempts = Attempts(instance.owner.workshop, instance.key, generation, pending, instance)
         self.attempts[id] = attempts
-        attempts.task = instance.owner.spawn(attempts.run())
+        attempts.task = instance.spawn(attempts.run())
 
     def give_up(self, id: str) -> None:
         """Nobody wants its result any more."""
@@ -87,25 +87,25 @@ class Effects(Part):
         """Start a local timer."""
         timer = self._instance.execution.timers.get(id)
         if timer is not None and not self._instance.stopping:
-            self.alarms.set(id, round(timer.when() * _MICROSECONDS), self._fired)
+            self.alarms.set(id, timer.due, lambda id: self._instance.bounded(self._fired, id))
 
     def _fired(self, id: str) -> None:
         timer = self._instance.execution.timers.get(id)
         if timer is not None:
             # Its time has come, even if somebody sets the clock back before the commit is made (L8).
-            self._instance.last_time = max(self._instance.last_time, round(timer.when() * _MICROSECONDS))
+            self._instance.last_time = max(self._instance.last_time, timer.due)
             self._instance.give(TimerFired(id))
 
     def _retry_later(self, id: str, due: int) -> None:
         if not self._instance.stopping:
-            self.alarms.set(_RETRY + id, due, lambda alarm: self.begin(alarm.removeprefix(_RETRY)))
+            self.alarms.set(_RETRY + id, due, lambda _: self._instance.bounded(self.begin, id))
 
     def fire_due(self, now: int) -> None:
         """Let everything fire that is due by the server's clock, which woke the instance (L8)."""
         instance = self._instance
         instance.last_time = max(instance.last_time, now)
         for id, timer in list(instance.execution.timers.items()):
-            if round(timer.when() * _MICROSECONDS) <= now:
+            if timer.due <= now:
                 self.alarms.cancel(id)
                 instance.expect(TimerFired(id))
         for pending in instance.execution.activities.values():

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgpack
@@ -13,8 +14,10 @@ import msgpack
 from romancy_nats.core.definition import Workflow
 from romancy_nats.core.events import UpdateAnswered, WorkflowRecurred
 from romancy_nats.core.execution import Execution
+from romancy_nats.core.failure import Failure
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.logs import rename_worker
+from romancy_nats.core.record import InstanceStatus
 from romancy_nats.errors import ConnectionLostError, RomancyError, ServerUnavailableError
 from romancy_nats.ports import Delivery, QueueKind, World
 from romancy_nats.runtime.alarms import idle
@@ -31,12 +34,13 @@ from romancy_nats.runtime.lease import Lease
 from romancy_nats.runtime.messages import Messages
 from romancy_nats.runtime.notices import outcome, update_notice
 from romancy_nats.runtime.orphans import Orphans
+from romancy_nats.runtime.owner import is_own_cancel
 from romancy_nats.runtime.ownership import Ownership
 from romancy_nats.runtime.pace import Pace
 from romancy_nats.runtime.queries import Queries
 from romancy_nats.runtime.rest import acknowledge, rest, settle_effects
 from romancy_nats.runtime.sending import lent
-from romancy_nats.runtime.sweeper import Sweeper
+from romancy_nats.runtime.sweeper import OwnWake, Sweeper
 from romancy_nats.runtime.tuning import Tuning
 
 _log = logging.getLogger("romancy.worker")
@@ -45,6 +49,9 @@ _FORWARD_FIELDS = 4
 _SETTLING = 3.0
 """How long a drain waits for an answer of the server before it takes it for gone."""
 _LOOK = 0.05
+_LONGEST_PAUSE = 60.0
+_LOOKED_AT_AGAIN = 1.0
+"""Seconds until an instance whose memory broke is taken up again."""
 _RECONNECTING = 0.2
 
 
@@ -109,19 +116,19 @@ class Engine:
                 )
             async with asyncio.TaskGroup() as group:
                 self._group = group
-                self._services = [
-                    group.create_task(self.lease.keep()),
-                    group.create_task(Keepalive(self).run()),
-                    group.create_task(self._sweeper.run()),
-                    group.create_task(self._sweeper.watch_deaths()),
-                    group.create_task(self.janitor.run()),
-                    group.create_task(self._orphans.run()),
-                ]
+                services: tuple[Callable[[], Awaitable[None]], ...] = (
+                    self.lease.keep,
+                    Keepalive(self).run,
+                    self._sweeper.run,
+                    self._sweeper.watch_deaths,
+                    self.janitor.run,
+                    self._orphans.run,
+                )
+                self._services = [group.create_task(self._again_and_again(run)) for run in services]
                 for name in self.workflows:
-                    self._pulls.append(group.create_task(self._pull_starts(name)))
-                    self._pulls.append(group.create_task(self._pull_messages(name)))
-                    self._pulls.append(group.create_task(self._pull_due(name)))
-                self._pulls.append(group.create_task(self._dispatcher.run()))
+                    for pull in (self._pull_starts, self._pull_messages, self._pull_due):
+                        self._pulls.append(group.create_task(self._again_and_again(partial(pull, name))))
+                self._pulls.append(group.create_task(self._again_and_again(self._dispatcher.run)))
                 self.ready.set()
                 await self._drained.wait()
                 self._drop_all()
@@ -136,6 +143,22 @@ class Engine:
             self.asleep.clear()
             for unserve in (*self._unserve_queries, self._unserve):
                 await unserve()
+
+    async def _again_and_again(self, run: Callable[[], Awaitable[None]]) -> None:
+        """A loop boundary: what belongs to no single instance goes on after whatever went wrong, ever more slowly."""
+        clock = asyncio.get_running_loop().time
+        longest = self.tuning.lease_ttl / 5
+        pause = longest / 32
+        while True:
+            began = clock()
+            try:
+                await run()
+            except BaseException as error:
+                if is_own_cancel(error):
+                    raise
+                _log.error("%r of this worker broke; it goes on\n%s", run, Failure.of(error).traceback)
+            pause = longest / 32 if clock() - began > longest else min(pause * 2, longest)
+            await asyncio.sleep(pause)
 
     def _drop_all(self) -> None:
         for instance in list(self.instances.values()):
@@ -187,17 +210,17 @@ class Engine:
         task.add_done_callback(self._handling.discard)
 
     async def _guarded(self, handling: Coroutine[Any, Any, None], delivery: Delivery) -> None:
-        """One of the two loop boundaries: whatever goes wrong with one message is that message's affair."""
+        """A loop boundary: whatever goes wrong with one message is that message's affair."""
         try:
             await handling
-        except asyncio.CancelledError:
-            delivery.nak()
-            raise
-        except Exception:  # noqa: BLE001 - the boundary
-            _log.exception(
-                "handling message %s of %r failed; it will be tried again", delivery.source, delivery.workflow
-            )
-            delivery.nak(5.0)
+        except BaseException as error:
+            if is_own_cancel(error):
+                delivery.nak()
+                raise
+            # Spelled here, as everywhere below: a log that formats an error asks that, and it may raise anything.
+            where = Failure.of(error).traceback
+            _log.error("message %s of %r will be tried again\n%s", delivery.source, delivery.workflow, where)
+            delivery.nak(min(5.0 * delivery.deliveries, _LONGEST_PAUSE))
 
     async def _start(self, delivery: Delivery) -> None:
         try:
@@ -219,10 +242,12 @@ class Engine:
 
     # --- what instances need (the Owner protocol)
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run something in the worker's task group."""
+    def spawn(
+        self, work: Coroutine[Any, Any, None], broke: Callable[[BaseException], None] | None = None
+    ) -> asyncio.Task[None]:
+        """Run something in the worker's task group; what it raises goes to `broke`, else to the log."""
         assert self._group is not None
-        task = self._group.create_task(work)
+        task = self._group.create_task(_bounded(work, broke or _unexpected))
         self._spawned.add(task)
         task.add_done_callback(self._spawned.discard)
         return task
@@ -233,13 +258,11 @@ class Engine:
 
     def turn_over(self, instance: Instance) -> None:
         """Bring an instance to rest that has ended, stalled, or waits for nothing."""
-        self.spawn(self._rest(instance))
+        instance.spawn(self._rest(instance))
 
     async def _rest(self, instance: Instance, *, let_go: bool = False) -> None:
         if instance.dropped:
             return
-        if instance.stalled is not None:
-            _log.error("%r stalls: %s", instance.key, instance.stalled)
         await settle_effects(instance)
         if instance.dropped:
             return
@@ -258,6 +281,10 @@ class Engine:
             return
         instance.fall_asleep()
         self.forget(instance)
+        record = instance.record
+        if record.status is InstanceStatus.STALLED and record.error != instance.known_stall:
+            # Once for each stall: not again when a message finds it as it was.
+            _log.error("%r stalls: %s", instance.key, record.error)
         self._tell(instance)
         # After the notices: somebody waits for those, nobody for an ack (L5).
         acknowledge(instance)
@@ -293,10 +320,23 @@ class Engine:
         """Clear the history of a generation that was followed by another."""
         self.spawn(self.janitor.clear(key, generation))
 
-    def memory_lost(self, instance: Instance) -> None:
+    def memory_lost(self, instance: Instance, pause: float = 0.0) -> None:
         """Drop the memory; the messages it held are given back, and whoever gets them looks at the record."""
-        instance.drop()
         self.forget(instance)
+        instance.drop(pause)
+
+    def memory_broken(self, instance: Instance, error: BaseException) -> None:
+        """It can neither go on nor be brought to rest: drop it, and look at the record again after a pause (L10)."""
+        where = Failure.of(error).traceback
+        _log.error("%r could not be brought to rest; its memory is dropped\n%s", instance.key, where)
+        self.memory_lost(instance, _LOOKED_AT_AGAIN)
+        self.spawn(self._look_again(instance.key))
+
+    async def _look_again(self, key: InstanceKey) -> None:
+        """Wake an instance whose record still names us: it may hold no message that would."""
+        await asyncio.sleep(_LOOKED_AT_AGAIN)
+        wake = OwnWake(key, self.world.clock.now())
+        self.handle_soon(self.handle(wake), wake)
 
     def forget(self, instance: Instance) -> None:
         """The instance is no longer in memory."""
@@ -421,3 +461,17 @@ class Engine:
         left = [instance.rested for instance in self.instances.values()]
         if left:
             await asyncio.wait(left, timeout=_SETTLING)
+
+
+async def _bounded(work: Coroutine[Any, Any, None], broke: Callable[[BaseException], None]) -> None:
+    """The boundary of what an instance, or the worker, does in a task of its own: nothing gets past it."""
+    try:
+        await work
+    except BaseException as error:
+        if is_own_cancel(error):
+            raise
+        broke(error)
+
+
+def _unexpected(error: BaseException) -> None:
+    _log.error("a task of the worker broke\n%s", Failure.of(error).traceback)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, cast
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, NamedTuple, ParamSpec, cast
 
 from romancy_nats.core.commit import Commit, encode_commit, split
 from romancy_nats.core.events import (
@@ -21,16 +21,19 @@ from romancy_nats.core.events import (
     Delivered,
     Ending,
     Event,
+    MessageEvent,
     MessageReceived,
     TimerStarted,
     WaitStarted,
+    WorkflowStarted,
     weight,
 )
 from romancy_nats.core.execution import Execution
+from romancy_nats.core.failure import Failure
 from romancy_nats.core.headers import MESSAGE_ID
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord
-from romancy_nats.errors import PayloadTooLargeError, RomancyError, WorkflowRuleError
+from romancy_nats.errors import PayloadTooLargeError, WorkflowRuleError
 from romancy_nats.ports import Refusal, Refused, WriteReply
 from romancy_nats.runtime import showing
 from romancy_nats.runtime.admission import LOOKS_PER_WAIT, is_early, is_moot, is_over
@@ -40,6 +43,7 @@ from romancy_nats.runtime.owner import HeldDelivery, Owner
 from romancy_nats.runtime.progress import EMITTED, write_progress
 from romancy_nats.runtime.writing import microseconds, read_commit
 
+P = ParamSpec("P")
 _log = logging.getLogger("romancy.worker")
 _MICROSECONDS = 1_000_000
 _ENVELOPE_BYTES = 500
@@ -77,6 +81,8 @@ class Instance:
         """Whether the record names this generation."""
         self.stopping = False
         self.stalled: BaseException | None = None
+        self.known_stall = ""
+        """The reason with which it was stalled when it was taken up: told and logged before."""
         self.rested: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._inbox: list[tuple[Delivered, HeldDelivery | None]] = []
         self._busy = False
@@ -118,7 +124,7 @@ class Instance:
         self._batch = events
         self.execution.ending = cast("Ending", events[-1])
         self.last_time = max(microseconds(self.owner.world), self.last_time)
-        self._commit(self._batch, self.last_time, open=False)
+        self.bounded(self._commit, self._batch, self.last_time, open=False)
 
     def ended(self, event: ActivityCompleted | ActivityFailed) -> None:
         """An activity ended (told by its attempts)."""
@@ -145,10 +151,13 @@ class Instance:
         self._carried.append(held)
         self._batch = [event]
         self.last_time = microseconds(self.owner.world)
-        self._commit(self._batch, self.last_time, open=True)
+        self.bounded(self._commit, self._batch, self.last_time, open=True)
 
     def take_up(self, owed: list[Command]) -> None:
         """Go on where a loaded history ends: record what is owed, begin again what is pending, look at the inbox."""
+        self.bounded(self._take_up, owed)
+
+    def _take_up(self, owed: list[Command]) -> None:
         self._batch = list(owed)
         for id in self.execution.activities:
             if not any(isinstance(c, ActivityScheduled) and c.id == id for c in owed):
@@ -166,8 +175,10 @@ class Instance:
 
     def poke(self) -> None:
         """The lease is good again after a doubtful while: begin what was held back (L10)."""
-        if self.dropped or self._busy:
-            return
+        if not self.dropped and not self._busy:
+            self.bounded(self._begin_what_was_held_back)
+
+    def _begin_what_was_held_back(self) -> None:
         not_now = {command.id for command in self._batch if isinstance(command, ActivityScheduled)}
         # What ended in the doubtful while waits in the inbox: its activity is not to be run again, or only later.
         not_now |= {e.id for e, _ in self._inbox if is_over(e)}
@@ -182,9 +193,76 @@ class Instance:
         violation = self.execution.loop.stalled
         if violation is not None and self.stalled is None and not self.dropped:
             self.stalled = WorkflowRuleError(str(violation))
-            self._settled()
+            self.bounded(self._settled)
+
+    # --- the boundary
+
+    def bounded(self, work: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Do a part of this instance's turn; whatever it raises stalls this instance, and nothing else."""
+        try:
+            work(*args, **kwargs)
+        except BaseException as error:  # noqa: BLE001 - the boundary: workflow code and its data may raise anything
+            self.broke(error)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Do a part of this instance's turn in a task of its own, within the same boundary."""
+        return self.owner.spawn(work, self.broke)
+
+    def broke(self, error: BaseException) -> None:
+        """A part of the turn raised what nobody expected: the instance rests as stalled with this reason.
+
+        When that fails, too, or a write is unanswered whose fate nobody knows (L3), the memory is dropped, and whoever
+        takes the instance over counts that (L10).
+        """
+        if self.dropped:
+            _log.error("%r: an error after it came to rest\n%s", self.key, Failure.of(error).traceback)
+            if not self.rested.done():
+                self.rested.set_result(0)
+            return
+        again = self.stalled is not None
+        if not again:
+            self.stalled = error
+        if again or self._portions or self._sent.n > self.commits:
+            self.owner.memory_broken(self, error)
+            return
+        try:
+            self._stall()
+        except BaseException as another:  # noqa: BLE001 - the boundary of the boundary
+            self.owner.memory_broken(self, another)
+
+    def _stall(self) -> None:
+        """Record what has arrived, as far as it can be recorded, then rest. Nothing of it begins."""
+        self._batch = self._recordable()
+        recorded = {
+            (event.stream, event.sequence)
+            for event in self._batch
+            if isinstance(event, WorkflowStarted | MessageEvent)
+        }
+        self._carried = [held for held in self._carried if tuple(held.delivery.source) in recorded]
+        if self._batch:
+            self._commit(self._batch, max(microseconds(self.owner.world), self.last_time), open=True)
+        else:
+            self._busy = True
+            self.owner.pace.answered(self)
+            self.owner.turn_over(self)
+
+    def _recordable(self) -> list[Event]:
+        """The batch up to the first event that no commit can hold: an open commit may end anywhere (L7)."""
+        for n, event in enumerate(self._batch):
+            try:
+                fits = split([event], self._largest_event) is not None
+            except Exception:  # noqa: BLE001 - what cannot be encoded; `stalled` says why
+                fits = False
+            if not fits:
+                return self._batch[:n]
+        return self._batch
+
+    # --- the turn
 
     def _turn(self) -> None:
+        self.bounded(self._take_turn)
+
+    def _take_turn(self) -> None:
         if self.dropped or self.stalled is not None:
             return
         if not self.owner.lease.valid():
@@ -215,7 +293,7 @@ class Instance:
             batch.append(event)
             try:
                 batch.extend(execution.deliver(event, now))
-            except RomancyError as error:
+            except BaseException as error:  # noqa: BLE001 - the boundary: nothing of this step is recorded but what arrived
                 self.stalled = error
                 return True
             if self._early and isinstance(event, MessageReceived):
@@ -262,10 +340,11 @@ class Instance:
 
     def _commit_in_portions(self, batch: list[Event], now: int, open: bool, size: int) -> None:
         """More than a message holds: several commits, all but the last open; effects begin after the last (L2)."""
-        portions = split(batch, self.owner.world.limits.commit - _ENVELOPE_BYTES)
+        portions = split(batch, self._largest_event)
         if portions is None:
-            self._too_large(batch, now, size)
-            return
+            # One step asked for more than a message holds: what arrived is kept, and the reason.
+            limit = self.owner.world.limits.value
+            raise PayloadTooLargeError(f"what one step of {self.key!r} asks for", size, limit)
         last = len(portions) - 1
         self._portions = [(portion, now, open or n < last) for n, portion in enumerate(portions)]
         self._commit(*self._portions.pop(0))
@@ -276,9 +355,9 @@ class Instance:
 
     def _answered(self, reply: WriteReply) -> None:
         if type(reply) is int:
-            self._committed()
+            self.bounded(self._committed)
         elif not self.dropped:
-            self.owner.spawn(self._settle_commit(reply))
+            self.spawn(self._settle_commit(reply))
 
     def _committed(self) -> None:
         self.commits = self._sent.n
@@ -293,7 +372,7 @@ class Instance:
             return
         if showing.is_owed(self):
             self._busy = True
-            self.owner.spawn(showing.show(self, batch))
+            self.spawn(showing.show(self, batch))
         else:
             self._go_on(batch)
 
@@ -374,6 +453,9 @@ class Instance:
 
     def _lingered(self) -> None:
         self._linger = None
+        self.bounded(self._rest_if_idle)
+
+    def _rest_if_idle(self) -> None:
         if not self.dropped and self.may_rest():
             self._busy = True
             self.owner.turn_over(self)
@@ -437,17 +519,6 @@ class Instance:
         stored = await read_commit(self.owner.world, self.key, self.record.generation, n)
         return stored is not None and Commit.decode(stored).id == id
 
-    def _too_large(self, batch: list[Event], now: int, size: int) -> None:
-        """One step asked for more than a message holds: keep what arrived, park the instance with the reason."""
-        limit = self.owner.world.limits.value
-        self.stalled = PayloadTooLargeError(f"what one step of {self.key!r} asks for", size, limit)
-        arrived: list[Event] = [event for event in batch if not isinstance(event, Command)]
-        self._batch = arrived
-        id = self.owner.world.chance.id()
-        data = encode_commit(id, self.incarnation, self.revision, now, arrived, open=True)
-        self._sent = Sent(self.commits + 1, data, id, self.revision)
-        self._append(self._answered)
-
     # --- the end of the memory
 
     async def come_to_a_stop(self, most: float) -> bool:
@@ -464,12 +535,16 @@ class Instance:
         return quiet
 
     @property
+    def _largest_event(self) -> int:
+        return self.owner.world.limits.commit - _ENVELOPE_BYTES
+
+    @property
     def at_work(self) -> bool:
         """Whether something is under way that can end by itself: an attempt, a commit, a step."""
         return bool(self.effects.attempts or self._inbox or self._busy)
 
-    def drop(self) -> None:
-        """Forget the instance: nothing of it begins or is committed any more; its messages are given back."""
+    def drop(self, pause: float = 0.0) -> None:
+        """Forget the instance: nothing of it begins or is committed any more; its messages come again in `pause` s."""
         if self.dropped:
             return
         self.dropped = True
@@ -477,15 +552,18 @@ class Instance:
         self.owner.pace.answered(self)
         self.close()
         for held in self.held:
-            held.delivery.nak()
+            held.delivery.nak(pause)
         self.held.clear()
         if not self.rested.done():
             self.rested.set_result(0)
 
     def close(self) -> None:
-        """Stop attempts and timers and close the workflow code."""
-        self.effects.stop()
-        for handle in filter(None, (self._linger, self._patience)):
-            handle.cancel()
-        self._linger = self._patience = None
-        self.execution.evict()
+        """Stop attempts and timers and close the workflow code, whatever that does."""
+        try:
+            self.effects.stop()
+            for handle in filter(None, (self._linger, self._patience)):
+                handle.cancel()
+            self._linger = self._patience = None
+            self.execution.evict()
+        except BaseException:  # noqa: BLE001 - the boundary: it is out of memory all the same
+            _log.exception("%r: closing its code failed", self.key)

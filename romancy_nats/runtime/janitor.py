@@ -72,6 +72,8 @@ class Janitor:
             self.ended(key)
         except RomancyError as error:
             _log.warning("%r could not be archived (%s); the sweep tries again", key, error)
+        except Exception:  # noqa: BLE001 - a loop boundary: one instance is not the worker's affair
+            _log.exception("%r could not be archived; the sweep tries again", key)
 
     async def clear(self, key: InstanceKey, generation: int) -> None:
         """Remove the commits of a generation that was followed by another; who loads or archives it does it again."""

@@ -11,10 +11,10 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from romancy_nats.core.headers import CHANNEL, CONTENT_TYPE, METADATA, ORDER, REPLY_TO, SENDER, UPDATE
-from romancy_nats.core.ids import InstanceKey, encode_token
+from romancy_nats.core.ids import InstanceKey, check_text, encode_token
 from romancy_nats.core.limits import fitting
 from romancy_nats.core.plain import VALUE, encode_plain
-from romancy_nats.errors import ConfigurationError, PayloadError
+from romancy_nats.errors import PayloadError
 from romancy_nats.ports import Duplicate, Message
 
 _MOST_REMEMBERED = 10_000
@@ -106,9 +106,7 @@ def update_message(
 
 
 def _name(name: str, what: str) -> str:
-    if not name:
-        raise ConfigurationError(f"{what} has a name")
-    return encode_token(name)
+    return encode_token(check_text(name, f"the name of {what}"))
 
 
 def _json(metadata: Mapping[str, Any]) -> str:

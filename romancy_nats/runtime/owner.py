@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from romancy_nats.core.error_text import is_one_of
 from romancy_nats.core.events import UpdateAnswered
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.ports import Delivery, World
@@ -28,7 +29,12 @@ class Owner(Protocol):
     workshop: Workshop
     pace: Pace
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]: ...
+    def spawn(
+        self, work: Coroutine[Any, Any, None], broke: Callable[[BaseException], None] | None = None
+    ) -> asyncio.Task[None]:
+        """Run something in the worker's task group; what it raises goes to `broke`, else to the log."""
+        ...
+
     def turn_over(self, instance: Instance) -> None:
         """The instance has ended, stalled, or has nothing left to wait for: bring it to rest."""
 
@@ -41,6 +47,9 @@ class Owner(Protocol):
     def memory_lost(self, instance: Instance) -> None:
         """A write was refused: the memory is worthless; look at the record again (L3)."""
 
+    def memory_broken(self, instance: Instance, error: BaseException) -> None:
+        """It can neither go on nor be brought to rest: drop it, and look at the record again after a pause (L10)."""
+
 
 @dataclass(slots=True)
 class HeldDelivery:
@@ -51,3 +60,9 @@ class HeldDelivery:
     moot: bool = False
     looks: int = 0
     """How often it was looked at while an earlier message of its sender was missing."""
+
+
+def is_own_cancel(error: BaseException) -> bool:
+    """Whether the running task was cancelled from outside; code in it may raise CancelledError, too."""
+    task = asyncio.current_task()
+    return is_one_of(error, (asyncio.CancelledError,)) and task is not None and task.cancelling() > 0

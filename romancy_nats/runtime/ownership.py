@@ -12,6 +12,7 @@ import anyio
 import msgpack
 
 from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.record import InstanceStatus
 from romancy_nats.errors import ServerUnavailableError
 from romancy_nats.ports import DeadLetter, Delivery, Held, Source
 from romancy_nats.runtime import claim
@@ -83,6 +84,8 @@ class Ownership:
             if asleep is not None:
                 asleep.close()
             instance = await claim.load(engine, engine.execution(key, record.generation), record, revision)
+            if held.record.status is InstanceStatus.STALLED:
+                instance.known_stall = held.record.error
         if record.owner != engine.lease.incarnation or instance.dropped:
             # The lease was lost on the way: the record names a dead incarnation, which commits nothing (L10).
             instance.drop()

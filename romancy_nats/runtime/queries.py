@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgpack
 
+from romancy_nats.core.error_text import shown
 from romancy_nats.core.execution import Execution
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.limits import shortened
@@ -15,6 +16,7 @@ from romancy_nats.core.plain import decode_plain, encode_plain
 from romancy_nats.core.record import LONGEST_ERROR, InstanceRecord
 from romancy_nats.errors import PayloadError, PayloadTooLargeError, QueryError, RomancyError
 from romancy_nats.runtime.instance import Instance
+from romancy_nats.runtime.owner import is_own_cancel
 from romancy_nats.runtime.tail import recorded
 from romancy_nats.runtime.writing import read_record
 
@@ -80,9 +82,12 @@ class Queries:
             answer = await self._answer(key, question, body)
         except QueryError as error:
             answer = _failed(str(error))
-        except RomancyError as error:
-            _log.warning("query %r of %r cannot be answered: %s", question.name, key, error)
-            answer = _failed(f"{type(error).__name__}: {error}")
+        except BaseException as error:
+            if is_own_cancel(error):
+                raise
+            text = shown(error, LONGEST_ERROR)
+            _log.warning("query %r of %r cannot be answered: %s", question.name, key, text)
+            answer = _failed(text)
         return answer.encode()
 
     async def _answer(self, key: InstanceKey, question: Question, body: object) -> Answer:

@@ -65,7 +65,7 @@ class Registrations(Part):
             self.registered.pop(started.id, None)
         self._todo.append((started, register))
         if self._task is None or self._task.done():
-            self._task = self._instance.owner.spawn(self._run(self._instance))
+            self._task = self._instance.spawn(self._run(self._instance))
 
     async def done(self) -> None:
         """Return when the server has acknowledged all of it, or the memory is gone."""

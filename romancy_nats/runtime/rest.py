@@ -8,7 +8,7 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from romancy_nats.core.error_text import class_name, error_text
+from romancy_nats.core.error_text import is_one_of
 from romancy_nats.core.events import (
     WorkflowCancelled,
     WorkflowCompleted,
@@ -21,6 +21,7 @@ from romancy_nats.core.headers import KIND
 from romancy_nats.core.limits import shortened
 from romancy_nats.core.record import LONGEST_ERROR, InstanceRecord, InstanceStatus
 from romancy_nats.core.waits import EVENT
+from romancy_nats.errors import RomancyError, WorkflowRuleError
 from romancy_nats.ports import Refused, WriteReply
 from romancy_nats.runtime.alarms import next_due
 from romancy_nats.runtime.owner import HeldDelivery
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger("romancy.worker")
 
 _MOST_NAMES = 50
+_NOTHING_WAKES_IT = (
+    "the workflow waits for nothing that could ever wake it; cancel it, or retry with other code"
+)
 _PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
 
@@ -55,10 +59,7 @@ def resting_record(instance: Instance, *, let_go: bool = False) -> InstanceRecor
         # Also between two generations: whoever takes it up begins the next one.
         return replace(rested, status=InstanceStatus.QUEUED)
     if instance.stalled is not None:
-        text = shortened(error_text(instance.stalled, LONGEST_ERROR), LONGEST_ERROR)
-        code = instance.execution.workflow.code
-        kind = class_name(type(instance.stalled))
-        return replace(rested, status=InstanceStatus.STALLED, error=text, error_type=kind, code=code)
+        return _stalled(rested, instance)
     match ending:
         case WorkflowCompleted(result):
             inline = base64.b64encode(result).decode() if len(result) <= owner.tuning.inline_result else ""
@@ -74,13 +75,20 @@ def resting_record(instance: Instance, *, let_go: bool = False) -> InstanceRecor
         case None if instance.execution.waits:
             return _waiting(rested, instance)
         case None:
-            text = (
-                "the workflow waits for nothing that could ever wake it; cancel it, or retry with other code"
-            )
-            code = instance.execution.workflow.code
-            return replace(
-                rested, status=InstanceStatus.STALLED, error=text, error_type="WorkflowRuleError", code=code
-            )
+            return _stalled(rested, instance)
+
+
+def _stalled(rested: InstanceRecord, instance: Instance) -> InstanceRecord:
+    kind, text = stall_reason(instance.stalled)
+    return replace(
+        rested,
+        status=InstanceStatus.STALLED,
+        error=text,
+        error_type=kind,
+        code=instance.execution.workflow.code,
+        # What it asked for last may not have begun: whoever heals it begins that again.
+        settled=instance.record.settled,
+    )
 
 
 def _waiting(rested: InstanceRecord, instance: Instance) -> InstanceRecord:
@@ -99,6 +107,22 @@ def _waiting(rested: InstanceRecord, instance: Instance) -> InstanceRecord:
         status = InstanceStatus.COMPENSATING
     return replace(
         rested, status=status, waiting_for=names[:_MOST_NAMES], next_due=next_due(instance.execution)
+    )
+
+
+def stall_reason(error: BaseException | None) -> tuple[str, str]:
+    """The class of what an instance is stalled by, and the reason: its text, and where it was raised.
+
+    An error of this package explains itself. None: the instance waits for nothing.
+    """
+    if error is None:
+        return WorkflowRuleError.__name__, _NOTHING_WAKES_IT
+    failure = Failure.of(error)
+    if is_one_of(error, (RomancyError,)):
+        return failure.error_type, shortened(failure.message, LONGEST_ERROR)
+    reason = f"{failure.error_type}: {shortened(failure.message, LONGEST_ERROR // 4)}\n"
+    return failure.error_type, shortened(
+        reason + failure.traceback[len(reason) - LONGEST_ERROR :], LONGEST_ERROR
     )
 
 

@@ -97,8 +97,16 @@ class Sweeper:
         self._alive.clear()
         for name in self._engine.workflows:
             async for listed in self._engine.world.ledger.scan(name):
-                if await self._needs_a_wake(listed, only):
-                    await self._wake(listed)
+                await self._wake_guarded(listed, only)
+
+    async def _wake_guarded(self, listed: Listed, only: str | None) -> None:
+        try:
+            if await self._needs_a_wake(listed, only):
+                await self._wake(listed)
+        except RomancyError:
+            raise
+        except Exception:  # noqa: BLE001 - a loop boundary: one record does not hide the others
+            _log.exception("the sweep cannot judge %r", listed.key)
 
     async def _needs_a_wake(self, listed: Listed, only: str | None) -> bool:
         record = listed.record

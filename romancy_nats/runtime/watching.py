@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from romancy_nats.core.commit import Commit
@@ -14,6 +14,7 @@ from romancy_nats.core.history import shown_field
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.plain import decode_plain
 from romancy_nats.core.shown import shown_value
+from romancy_nats.core.times import utc
 from romancy_nats.errors import PayloadError
 from romancy_nats.ports import World
 from romancy_nats.runtime.progress import Progress
@@ -66,4 +67,4 @@ def _value(data: bytes) -> Any:
 
 
 def _moment(micros: int) -> datetime:
-    return datetime.fromtimestamp(micros / 1_000_000, UTC)
+    return utc(micros)
