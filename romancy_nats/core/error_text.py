@@ -15,10 +15,15 @@ def class_name(cls: type) -> str:
     return cast("str", _of_type(cls, "__name__"))
 
 
+def class_module(cls: type) -> str:
+    """The module of a class as the interpreter knows it; a question mark when that is no text."""
+    module = _of_type(cls, "__module__")
+    return module if isinstance(module, str) else "?"
+
+
 def class_key(cls: type) -> str:
     """Module and qualified name of a class, the key under which errors are recorded."""
-    module = _of_type(cls, "__module__")
-    return f"{module if isinstance(module, str) else '?'}.{_of_type(cls, '__qualname__')}"
+    return f"{class_module(cls)}.{_of_type(cls, '__qualname__')}"
 
 
 def error_text(error: BaseException, most: int = SHORT) -> str:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple, Protocol, cast
 
 from romancy_nats.core.class_registry import ClassRegistry
-from romancy_nats.core.error_text import args_of, cause_of
+from romancy_nats.core.error_text import args_of, cause_of, class_module
 from romancy_nats.core.limits import shortened
 from romancy_nats.core.msgpack_types import Decoder, Encoder
 from romancy_nats.core.payload import ValueCodec
@@ -181,7 +181,7 @@ def unpacked(
 
 
 def _made(cls: type[Exception], args: tuple[object, ...]) -> Exception:
-    base = cast("Any", next(parent for parent in cls.__mro__ if parent.__module__ == "builtins"))
+    base = cast("Any", next(parent for parent in cls.__mro__ if class_module(parent) == "builtins"))
     error = cast("Exception", base.__new__(cls, *args))
     # what C code keeps is filled by its own __init__; one written in Python is not ours to call
     base.__init__(error, *args)
@@ -203,7 +203,7 @@ def _entry(value: object, error: BaseException, nest: Nest, room: int) -> Entry:
 def _attributes(error: BaseException) -> Iterator[tuple[str, object]]:
     yield from vars(error).items()
     for cls in type(error).__mro__:
-        slots = vars(cls).get("__slots__", ()) if cls.__module__ != "builtins" else ()
+        slots = vars(cls).get("__slots__", ()) if class_module(cls) != "builtins" else ()
         for name in (slots,) if isinstance(slots, str) else cast("Sequence[str]", slots):
             if hasattr(error, name):
                 yield name, getattr(error, name)
@@ -225,7 +225,7 @@ def _registry_of(cls: type[Any]) -> ClassRegistry:
     registry = ClassRegistry()
     parents: tuple[type, ...] = cls.__mro__
     for parent in parents:
-        if parent.__module__ == "builtins":
+        if class_module(parent) == "builtins":
             continue
         for owner in (parent, vars(parent).get("__init__")):
             for hint in _hints(owner):
@@ -239,7 +239,7 @@ def _registry_of(cls: type[Any]) -> ClassRegistry:
 def _hints(owner: object) -> list[object]:
     try:
         return list(typing.get_type_hints(owner, include_extras=True).values()) if owner is not None else []
-    except (NameError, TypeError, AttributeError):
+    except Exception:  # noqa: BLE001 - annotations are code of a user, and a metaclass may raise anything
         return []
 
 
