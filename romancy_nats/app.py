@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from dataclasses import replace
+from functools import cache
+from typing import Any, Literal
 
 from romancy_nats.client import Client
 from romancy_nats.composition import connect_world, server_url, surrounding
@@ -18,6 +23,9 @@ from romancy_nats.settings import Settings
 from romancy_nats.worker import Lifespan, Worker, running_worker
 
 Overrides = Mapping[Activity[..., Any], Callable[..., object]]
+
+
+_log = logging.getLogger("romancy.worker")
 
 
 class App:
@@ -35,8 +43,17 @@ class App:
         lifespan: Callable[..., AbstractAsyncContextManager[object]] | None = None,
         default_retry: RetryPolicy | None = None,
         settings: Settings | None = None,
+        inputs: Literal["stall", "warn"] = "stall",
     ) -> None:
+        """`inputs` is what happens when replayed code gives a recorded call another input than was recorded.
+
+        "stall" stops the instance until fitting code appears; "warn" logs it once per instance and goes on with what
+        was recorded.
+        """
         self.name = check_name(name)
+        if inputs not in ("stall", "warn"):
+            raise ConfigurationError(f'App(inputs=…) is "stall" or "warn", not {inputs!r}')
+        self.inputs = inputs
         self.workflows = tuple(workflows)
         self.default_retry = default_retry
         self._lifespan = lifespan
@@ -71,6 +88,10 @@ class App:
     ) -> AsyncGenerator[Client]:
         """A server (embedded, unless a URL is known), a worker and a client, for as long as the block."""
         settings = self.settings
+        if settings.watch_workflow_code is None:
+            # With a server of its own, or with activities replaced, this is development or a test.
+            tried = overrides is not None or (url or settings.nats_url) is None
+            settings = settings.model_copy(update={"watch_workflow_code": tried})
         async with (
             server_url(url, settings) as known,
             self._worker(known, settings, overrides, signals=False),
@@ -95,6 +116,7 @@ class App:
         the block and with it the worker. Raises ConfigurationError without any URL, ServerError.
         """
         chosen = settings or self.settings
+        _warn_of_random_hashes()
         async with self._worker(url, chosen, overrides, signals=signals) as worker:
             with rare_collections():
                 yield worker
@@ -119,12 +141,23 @@ class App:
                 async with running_worker(
                     world,
                     self.workflows,
-                    settings.tuning(self.default_retry),
+                    replace(settings.tuning(self.default_retry), inputs_stall=self.inputs == "stall"),
                     lifespan=self.lifespan,
                     overrides=named,
                     signals=signals,
                 ) as worker:
                     yield worker
+
+
+@cache
+def _warn_of_random_hashes() -> None:
+    """Say once that sets of text have another order in each process; `romancy worker` fixes it."""
+    if sys.flags.ignore_environment or os.environ.get("PYTHONHASHSEED", "random") == "random":
+        _log.warning(
+            "hashes are random: workflow code that walks through a set of text does so in another order in another "
+            "process, and its instances stall there; start all workers with the same PYTHONHASHSEED (as `romancy "
+            "worker` does), or sort such sets"
+        )
 
 
 def _takes_app(lifespan: Callable[..., object]) -> bool:

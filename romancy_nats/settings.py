@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     max_takeovers: int = Field(default=10, ge=1)
     sweep_every: float = Field(default=60.0, gt=0.0)
     block_warning: float = Field(default=1.0, gt=0.0)
+    watch_workflow_code: bool | None = None
+    """Whether calls of the clock, chance and blocking functions in workflow code are reported, by file and line. None:
+    under `romancy dev`, and in `app.run()` with an embedded server or `overrides`. It costs time."""
     unknown_workflow_after: float = Field(default=86_400.0, gt=0.0)
     archive_after: float = Field(default=30.0, ge=0.0)
     retention: float = Field(default=7 * 86_400.0, ge=1.0)
@@ -87,6 +90,7 @@ class Settings(BaseSettings):
             max_takeovers=self.max_takeovers,
             sweep_every=self.sweep_every,
             block_warning=self.block_warning,
+            watches_workflow_code=bool(self.watch_workflow_code),
             unknown_workflow_after=self.unknown_workflow_after,
             archive_after=self.archive_after,
             retention=self.retention,

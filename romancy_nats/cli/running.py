@@ -86,6 +86,8 @@ def dev(
     app = load_app(target)
     chosen = settings(url, namespace, lambda: app.settings)
     set_up(log_level, log_format, chosen.worker_id)
+    if chosen.watch_workflow_code is None:
+        chosen = chosen.model_copy(update={"watch_workflow_code": True})
     if chosen.nats_url is None and chosen.store is None:
         chosen = chosen.model_copy(update={"store": _own_store()})
     workflow = None if run is None else workflow_of(app, run)

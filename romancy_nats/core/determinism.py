@@ -1,17 +1,24 @@
-"""What to say when a replay does not fit its history (L7): expected and produced command, and the source line."""
+"""Whether a replay fits its history (L7), and what to say when not: expected, produced, and the source line."""
 
 from __future__ import annotations
 
 import asyncio
 import linecache
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
+from romancy_nats.core.differing import differing_arguments, equal_values, same_value, shortened_text
 from romancy_nats.core.events import EVENTS, Command
+from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.parameters import Parameters
 from romancy_nats.errors import DeterminismError
 
+_log = logging.getLogger("romancy.workflow")
+_WARNED = 10_000
+"""How many instances are remembered as warned about."""
 _HERE = str(Path(__file__).resolve().parent.parent)
 _ASYNCIO = str(Path(sys.modules["asyncio"].__file__ or "").parent)
 
@@ -50,13 +57,92 @@ def describe(command: Command | None) -> str:
 
 
 def same(expected: Command, produced: Command) -> bool:
-    """Whether a produced command is the recorded one; values (inputs, results) may differ, identity may not."""
+    """Whether a produced command is the recorded one by its identity; its input is compared by `same_input`."""
     if type(expected) is not type(produced):
         return False
     identity = EVENTS[type(expected)].identity
     return [getattr(expected, field) for field in identity] == [
         getattr(produced, field) for field in identity
     ]
+
+
+def same_input(expected: Command, produced: Command, parameters: Parameters) -> bool:
+    """Whether the input of a produced command is the recorded one, as a value under the present code.
+
+    What was recorded is decoded and encoded again, so a parameter or model field that was added with a default makes no
+    difference, nor does an older encoding or the order of a dict. `parameters` is what the input is the input of.
+    """
+    recorded, given = _input(expected), _input(produced)
+    if recorded == given:
+        return True
+    try:
+        present = parameters.encode(*parameters.decode(recorded))
+        # Bytes first, which need no class of the user; a model also says in them which of its fields were set.
+        return (
+            present == given
+            or equal_values(present, given)
+            or same_value(parameters.decode(present), parameters.decode(given))
+        )
+    except Exception:  # noqa: BLE001 - classes of the user are rebuilt and compared here: what they refuse is not the same
+        return False
+
+
+def _input(command: Command) -> bytes:
+    field = EVENTS[type(command)].input
+    value: bytes = getattr(command, field) if field else b""
+    return value
+
+
+def other_input(
+    where: str,
+    position: tuple[int, int],
+    commands: tuple[Command, Command],
+    parameters: Parameters,
+    place: str,
+) -> DeterminismError:
+    """The error for a command that is the recorded one, but for its input: `commands` is (expected, produced)."""
+    commit, event = position
+    expected, produced = commands
+    recorded, given = _input(expected), _input(produced)
+    differing = differing_arguments(recorded, given, parameters.names)
+    want = f"{describe(expected)} with {', '.join(f'{name}={was}' for name, was, _ in differing)}"
+    got = f"{describe(produced)} with {', '.join(f'{name}={now}' for name, _, now in differing)}"
+    text = (
+        f"{where}: the code gives a recorded command another input (commit {commit}, event {event})\n"
+        f"- expected: {want}\n"
+        f"+ produced: {got}{_at(place)}\n"
+        f"{_unreadable(recorded, parameters)}"
+        "The order of a set, the clock or chance may have decided it: sort the set, use ctx.now(), ctx.random or "
+        "ctx.uuid4(). If the code was changed, run a version that gives the recorded input; then retry. "
+        'App(inputs="warn") goes on with what was recorded.'
+    )
+    return DeterminismError(text, position=commit, expected=want, produced=got)
+
+
+def _unreadable(recorded: bytes, parameters: Parameters) -> str:
+    try:
+        parameters.decode(recorded)
+    except Exception as error:  # noqa: BLE001 - as above
+        return f"The present code cannot read the recorded input: {shortened_text(error)}\n"
+    return ""
+
+
+class InputRule:
+    """What happens when code gives a recorded command another input: a stall, or a warning once per instance."""
+
+    def __init__(self, *, stalls: bool = True) -> None:
+        self.stalls = stalls
+        self._warned: dict[InstanceKey, None] = {}
+
+    def apply(self, key: InstanceKey, error: DeterminismError) -> None:
+        """Raise the error, or log it the first time."""
+        if self.stalls:
+            raise error
+        if key not in self._warned:
+            if len(self._warned) >= _WARNED:
+                del self._warned[next(iter(self._warned))]
+            self._warned[key] = None
+            _log.warning("goes on with what was recorded (inputs='warn'): %s", error)
 
 
 def mismatch(

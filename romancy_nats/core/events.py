@@ -284,13 +284,16 @@ class EventSpec(NamedTuple):
     `tag` is its number on the wire, for ever. `at_first` is how many fields it had when it was first recorded, 0 for
     all of them: what was added since is written only where it says something, so that an old history comes back as it
     was. `identity` names the fields that make a command the same in replay (L7); only a command that has no other field
-    than the value of its author is the same by its class alone. `bounds` has every field of bytes or text.
+    than the value of its author is the same by its class alone. `input` names the field that has to be the same value
+    under the present code, too. Results, errors, reasons and emitted values may differ: the recorded ones count, and no
+    later command depends on them. `bounds` has every field of bytes or text.
     """
 
     tag: int
     bounds: Mapping[str, Bound]
     identity: tuple[str, ...] = ()
     at_first: int = 0
+    input: str = ""
 
 
 def _bounds(*, refused: str = "", shortened: str = "", dropped: str = "", ours: str = "") -> dict[str, Bound]:
@@ -303,8 +306,8 @@ def _bounds(*, refused: str = "", shortened: str = "", dropped: str = "", ours: 
     return {field: bound for bound, fields in named.items() for field in fields.split()}
 
 
-def _command(tag: int, identity: str, *, at_first: int = 0, **bounds: str) -> EventSpec:
-    return EventSpec(tag, _bounds(**bounds), tuple(identity.split()), at_first)
+def _command(tag: int, identity: str, *, input: str = "", at_first: int = 0, **bounds: str) -> EventSpec:
+    return EventSpec(tag, _bounds(**bounds), tuple(identity.split()), at_first, input)
 
 
 def _delivery(tag: int, *, at_first: int = 0, **bounds: str) -> EventSpec:
@@ -329,7 +332,9 @@ EVENTS: dict[type[Event], EventSpec] = {
     ),
     MessageReceived: _delivery(10, refused="channel data metadata id sender message_id", ours="stream"),
     UpdateRequested: _delivery(11, refused="id name input message_id", ours="reply_to stream"),
-    ActivityScheduled: _command(32, "id name compensates", refused="id name input compensates"),
+    ActivityScheduled: _command(
+        32, "id name compensates", input="input", refused="id name input compensates"
+    ),
     ActivityAbandoned: _command(33, "id", refused="id"),
     TimerStarted: _command(34, "id", ours="id"),
     TimerCancelled: _command(35, "id", ours="id"),
@@ -342,7 +347,7 @@ EVENTS: dict[type[Event], EventSpec] = {
     WaitEnded: _command(42, "id", ours="id"),
     UpdateAnswered: _command(43, "id", refused="id result", shortened="failure"),
     Emitted: _command(44, "", refused="value"),
-    WorkflowRecurred: _command(45, "", refused="input carried"),
+    WorkflowRecurred: _command(45, "", input="input", refused="input carried"),
 }
 """The one place where a class of events is described; a test walks it."""
 

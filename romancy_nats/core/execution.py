@@ -14,7 +14,7 @@ from asyncio import CancelledError
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import cached_property
 from random import Random
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, assert_never, cast
 
 from romancy_nats.core import determinism
 from romancy_nats.core.commit import Commit
@@ -29,6 +29,7 @@ from romancy_nats.core.events import (
     ActivityScheduled,
     CancelRequested,
     Command,
+    CompensationBegun,
     Delivered,
     Emitted,
     Ending,
@@ -43,6 +44,11 @@ from romancy_nats.core.events import (
     TimerStarted,
     UpdateAnswered,
     UpdateRequested,
+    WaitEnded,
+    WaitStarted,
+    WorkflowCancelled,
+    WorkflowCompleted,
+    WorkflowFailed,
     WorkflowRecurred,
     WorkflowStarted,
     WorkflowTerminated,
@@ -55,6 +61,7 @@ from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.inheritance import inherit
 from romancy_nats.core.limits import MAX_VALUE, fitting
 from romancy_nats.core.loop import DeterministicLoop, WorkflowTimer
+from romancy_nats.core.parameters import Parameters
 from romancy_nats.core.pending import PendingActivity, rebuilt
 from romancy_nats.core.plain import encode_plain
 from romancy_nats.core.root import Root
@@ -73,16 +80,33 @@ MICROSECONDS = 1_000_000
 _log = logging.getLogger("romancy.workflow")
 
 
+class Origin(NamedTuple):
+    """Where a replayed command comes from: `place` in the source, and `parameters`, what its input is the input of."""
+
+    place: str = ""
+    parameters: Parameters | None = None
+
+
 class Execution:
     """The workflow code of one generation on its deterministic loop, and what it waits for."""
 
     def __init__(
-        self, workflow: Workflow[..., Any], key: InstanceKey, *, generation: int = 0, worker_id: str = ""
+        self,
+        workflow: Workflow[..., Any],
+        key: InstanceKey,
+        *,
+        generation: int = 0,
+        worker_id: str = "",
+        inputs: determinism.InputRule | None = None,
+        loop: Callable[..., DeterministicLoop] = DeterministicLoop,
     ) -> None:
+        """`inputs` is what happens when replayed code gives another input than was recorded; None stalls."""
         self.workflow = workflow
         self.key = key
         self.generation = generation
-        self.loop = DeterministicLoop(
+        self._inputs = inputs or determinism.InputRule()
+        self._make_loop = loop
+        self.loop = loop(
             on_error=self._task_failed,
             on_stalled=self._broke_a_rule,
             seed=zlib.crc32(f"{key.token}:{generation}".encode()),
@@ -117,7 +141,7 @@ class Execution:
         """Called when a rule of the loop is broken between steps, possibly from another thread."""
         self._worker_id = worker_id
         self._commands: list[Command] = []
-        self._places: list[str] = []
+        self._origins: list[Origin] = []
         self._counts: dict[str, int] = {}
         self._ids: set[str] = set()
         self.root = Root(self)
@@ -165,7 +189,7 @@ class Execution:
                 event = recorded[position]
                 if is_command(event):
                     raise self._mismatch(position, event, None)
-                self._places = []
+                self._origins = []
                 self.owed = list(self.deliver(cast("Delivered", event), commit.time))
                 position = self._settle(recorded, position + 1, final=commit.open)
         finally:
@@ -186,7 +210,6 @@ class Execution:
 
     def _settle(self, recorded: Sequence[Event], position: int, *, final: bool) -> int:
         """Hold what is owed against the recorded commands from `position` on; returns where they end."""
-        total = len(self.owed)
         while self.owed:
             expected = recorded[position] if position < len(recorded) else None
             if expected is None and final:
@@ -197,7 +220,8 @@ class Execution:
                 or not is_command(expected)
                 or not determinism.same(cast("Command", expected), produced)
             ):
-                raise self._mismatch(position, expected, produced, total - len(self.owed))
+                raise self._mismatch(position, expected, produced)
+            self._compare_inputs(position, cast("Command", expected), produced)
             self._adopt(cast("Command", expected))
             del self.owed[0]
             position += 1
@@ -205,19 +229,59 @@ class Execution:
 
     def _adopt(self, recorded: Command) -> None:
         # What was recorded is what counts: a changed default or delay in newer code does not alter what runs.
-        if isinstance(recorded, ActivityScheduled) and (pending := self.activities.get(recorded.id)):
-            pending.input = recorded.input
-        elif isinstance(recorded, Ending):
-            self.ending = recorded
-        elif isinstance(recorded, UpdateAnswered):
-            # Who waited was told when it was recorded, or looks at the history.
-            self.handlers.inboxes.pop(recorded.id, None)
+        match recorded:
+            case ActivityScheduled():
+                if (pending := self.activities.get(recorded.id)) is not None:
+                    pending.input = recorded.input
+            case TimerStarted():
+                self._fall_due(recorded)
+            case UpdateAnswered():
+                # Who waited was told when it was recorded, or looks at the history.
+                self.handlers.inboxes.pop(recorded.id, None)
+            case (
+                WorkflowCompleted()
+                | WorkflowFailed()
+                | WorkflowCancelled()
+                | WorkflowTerminated()
+                | WorkflowRecurred()
+            ):
+                self.ending = recorded
+            case (
+                ActivityAbandoned()
+                | TimerCancelled()
+                | CompensationBegun()
+                | WaitStarted()
+                | WaitEnded()
+                | Emitted()
+            ):
+                """All that they say is in what was compared, or for watchers only."""
+            case _:
+                assert_never(recorded)
 
-    def _mismatch(
-        self, position: int, expected: Event | None, produced: Command | None, index: int | None = None
-    ) -> DeterminismError:
-        place = self._places[index] if index is not None and index < len(self._places) else ""
-        place = place or determinism.resting_place(self.root.task, self.workflow.fn)
+    def _fall_due(self, recorded: TimerStarted) -> None:
+        timer = self.timers.get(recorded.id)
+        if timer is not None and timer.due != recorded.due:
+            timer.fall_due(recorded.due / MICROSECONDS)
+
+    def _compare_inputs(self, position: int, expected: Command, produced: Command) -> None:
+        """Apply the rule for inputs that are not the recorded ones."""
+        parameters = self._origin().parameters or self.workflow.parameters
+        if not determinism.same_input(expected, produced, parameters):
+            where, both = (self._replayed, position + 1), (expected, produced)
+            error = determinism.other_input(repr(self.key), where, both, parameters, self._produced_at())
+            self._inputs.apply(self.key, error)
+
+    def _origin(self) -> Origin:
+        """Where the first of the commands that are owed comes from."""
+        index = len(self._origins) - len(self.owed)
+        return self._origins[index] if 0 <= index < len(self._origins) else Origin()
+
+    def _produced_at(self) -> str:
+        place = self._origin().place if self.owed else ""
+        return place or determinism.resting_place(self.root.task, self.workflow.fn)
+
+    def _mismatch(self, position: int, expected: Event | None, produced: Command | None) -> DeterminismError:
+        place = self._produced_at()
         want = cast("Command", expected) if expected is not None and is_command(expected) else None
         return determinism.mismatch(repr(self.key), (self._replayed, position + 1), want, produced, place)
 
@@ -247,7 +311,7 @@ class Execution:
         future: asyncio.Future[ActivityCompleted | ActivityFailed] = self.loop.create_future()
         began = round(self.loop.time() * MICROSECONDS)
         self.activities[id] = PendingActivity(id, activity, input, future, began, compensates)
-        self.emit(ActivityScheduled(id, activity.name, input, compensates), place)
+        self.emit(ActivityScheduled(id, activity.name, input, compensates), place, activity.parameters)
         try:
             event = await future
         except CancelledError:
@@ -279,12 +343,12 @@ class Execution:
     def _place(self) -> str:
         return determinism.calling_place() if self.replaying else ""
 
-    def emit(self, command: Command, place: str = "") -> None:
-        """Workflow code asks for something."""
+    def emit(self, command: Command, place: str = "", parameters: Parameters | None = None) -> None:
+        """Workflow code asks for something. `parameters`: what its input is the input of, else of the workflow."""
         if self.ending is None:
             self._commands.append(command)
             if self.replaying:
-                self._places.append(place)
+                self._origins.append(Origin(place, parameters))
 
     def _drain_timers(self) -> None:
         loop = self.loop
@@ -319,9 +383,18 @@ class Execution:
             case WorkflowStarted():
                 self._see(event)
                 self.root.begin(event, self.view())
-            case _:
+            case (
+                CancelRequested()
+                | TerminateRequested()
+                | RetryRequested()
+                | EventReceived()
+                | MessageReceived()
+                | UpdateRequested()
+            ):
                 self._see(event)
                 self._receive_message(event)
+            case _:
+                assert_never(event)
 
     def _receive_message(self, event: MessageEvent) -> None:
         match event:
@@ -337,6 +410,8 @@ class Execution:
                 self.handlers.update(event)
             case RetryRequested():
                 """The workflow code does not see it."""
+            case _:
+                assert_never(event)
 
     def _activity_completed(self, event: ActivityCompleted) -> None:
         pending = self._pop(event.id)
@@ -416,7 +491,14 @@ class Execution:
 
     def following(self) -> Execution:
         """The execution of the next generation, which has not begun."""
-        return Execution(self.workflow, self.key, generation=self.generation + 1, worker_id=self._worker_id)
+        return Execution(
+            self.workflow,
+            self.key,
+            generation=self.generation + 1,
+            worker_id=self._worker_id,
+            inputs=self._inputs,
+            loop=self._make_loop,
+        )
 
     def following_start(self, ending: WorkflowRecurred) -> WorkflowStarted:
         """What the next generation begins with: the same start, its time limit included, with another input."""

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 from romancy_nats.core.times import micros
 
+_DEADLINES = ("_deadline", "_when")
+"""Where anyio's CancelScope and asyncio's Timeout keep theirs."""
+
 
 class WorkflowHandle(asyncio.Handle):
     """A callback ready to run."""
@@ -47,6 +50,7 @@ class WorkflowTimer(asyncio.TimerHandle):
         _callback: Callable[..., object]
         _context: Context
         _scheduled: bool
+        _when: float
 
     number: int
     position: int
@@ -55,6 +59,17 @@ class WorkflowTimer(asyncio.TimerHandle):
     def due(self) -> int:
         """When it is due, in µs since the epoch, at most NEVER."""
         return micros(self.when())
+
+    def fall_due(self, when: float) -> None:
+        """Be due at another time than the code asked for, and with it the deadline that it is the timer of.
+
+        anyio looks at the clock when a deadline fires, and would wait for the rest of it.
+        """
+        deadline = getattr(self._callback, "__self__", None)
+        for field in _DEADLINES:
+            if isinstance(getattr(deadline, field, None), float):
+                setattr(deadline, field, when)
+        self._when = when
 
     # Two timers with equal time and callback are equal to asyncio; a list of timers needs identity.
     def __eq__(self, other: object) -> bool:

@@ -69,6 +69,11 @@ class Parameters:
         self._by_position_only = not any(others)
         self._head = b"\x92" + _header(0x90, 0xDC, len(self._positional))
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the parameters that may be given by position, in order."""
+        return [slot.name for slot in self._positional]
+
     def encode(self, args: Sequence[object] = (), kwargs: Mapping[str, object] | None = None) -> bytes:
         """The bytes of a call; raises PayloadError when the arguments do not fit."""
         if not self._all and not args and not kwargs and self._by_position_only:

@@ -12,11 +12,13 @@ from typing import Any
 import msgpack
 
 from romancy_nats.core.definition import Workflow
+from romancy_nats.core.determinism import InputRule
 from romancy_nats.core.events import UpdateAnswered, WorkflowRecurred
 from romancy_nats.core.execution import Execution
 from romancy_nats.core.failure import Failure
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.logs import rename_worker
+from romancy_nats.core.loop import DeterministicLoop
 from romancy_nats.core.record import InstanceStatus
 from romancy_nats.errors import ConnectionLostError, RomancyError, ServerUnavailableError
 from romancy_nats.ports import Delivery, QueueKind, World
@@ -42,6 +44,7 @@ from romancy_nats.runtime.rest import acknowledge, rest, settle_effects
 from romancy_nats.runtime.sending import lent
 from romancy_nats.runtime.sweeper import OwnWake, Sweeper
 from romancy_nats.runtime.tuning import Tuning
+from romancy_nats.runtime.watched_loop import Notices, WatchedLoop
 
 _log = logging.getLogger("romancy.worker")
 _MOST_MESSAGES = 256
@@ -69,6 +72,10 @@ class Engine:
         self.world = world
         self.tuning = tuning
         self.workflows = {workflow.name: workflow for workflow in workflows}
+        self._inputs = InputRule(stalls=tuning.inputs_stall)
+        self._make_loop: Callable[..., DeterministicLoop] = (
+            partial(WatchedLoop, Notices()) if tuning.watches_workflow_code else DeterministicLoop
+        )
         self.lease = Lease(world, tuning, self._lease_lost, self._lease_regained)
         self.workshop = Workshop(tuning, world.clock, world.chance)
         self.workshop.overrides = {**lent(world), **(overrides or {})}
@@ -254,7 +261,14 @@ class Engine:
 
     def execution(self, key: InstanceKey, generation: int = 0) -> Execution:
         """A fresh execution of the workflow of this instance."""
-        return Execution(self.workflows[key.workflow], key, generation=generation, worker_id=self.label)
+        return Execution(
+            self.workflows[key.workflow],
+            key,
+            generation=generation,
+            worker_id=self.label,
+            inputs=self._inputs,
+            loop=self._make_loop,
+        )
 
     def turn_over(self, instance: Instance) -> None:
         """Bring an instance to rest that has ended, stalled, or waits for nothing."""

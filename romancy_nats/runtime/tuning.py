@@ -29,4 +29,8 @@ class Tuning:
     linger: float = 0.2
     rest_from: float = 3.0
     cached: int = 1000
+    inputs_stall: bool = True
+    """Whether replayed code that gives another input than was recorded stalls; else the log warns."""
+    watches_workflow_code: bool = False
+    """Whether calls that workflow code should not make are reported; it costs time, so for development and tests."""
     seconds_between_resends: float = 0.05

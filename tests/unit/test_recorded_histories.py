@@ -349,7 +349,7 @@ def test_other_code_is_told_what_differs_and_where(
 def test_a_change_that_asks_for_the_same_is_welcome() -> None:
     @workflow(name="sequential")
     async def rewritten(ctx: WorkflowContext, item: str, gift: bool = False) -> str:
-        reservation = await ctx.run(reserve, item=item, price=Decimal(5))
+        reservation = await ctx.run(reserve, item=item, price=Decimal("9.99"))
         ctx.logger.info("reserved %s", reservation)
         return await ctx.run(charge, amount=reservation.price)
 
