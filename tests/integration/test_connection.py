@@ -20,7 +20,7 @@ from romancy_nats.errors import (
     ServerTooOldError,
     ServerUnavailableError,
 )
-from romancy_nats.jetstream import connection as connection_module
+from romancy_nats.jetstream import server_version
 from romancy_nats.jetstream.connection import Connection
 from romancy_nats.jetstream.credentials import Credentials, redacted
 from romancy_nats.jetstream.driving import advance
@@ -332,10 +332,80 @@ async def test_a_server_without_jetstream() -> None:
 
 
 async def test_a_server_that_is_too_old(nats_server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "OLDEST_SERVER", (99, 1))
-    with pytest.raises(ServerTooOldError, match=r"is 2\.\d+\.\d+, needed is 99\.1"):
+    monkeypatch.setattr(server_version, "OLDEST_SERVER", (99, 1))
+    with pytest.raises(ServerTooOldError, match=r"is 2\.\d+\.\d+, needed is nats-server 99\.1.*upgrade"):
         async with Connection.open(nats_server.url):
             pytest.fail("opened")
+
+
+async def test_a_new_server_in_a_cluster_led_by_an_old_one(
+    nats_server: LocalServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_version, "OLDEST_API_LEVEL", 99)
+    with pytest.raises(
+        ServerTooOldError, match=r"JetStream of its cluster has API level \d \(needed is 99\)"
+    ):
+        async with Connection.open(nats_server.url):
+            pytest.fail("opened")
+
+
+@asynccontextmanager
+async def impostor(version: str, level: int | None) -> AsyncGenerator[str]:
+    """A server that says what it is and answers `$JS.API.INFO`, and nothing else."""
+    info = {"server_id": "x", "version": version, "max_payload": 1_000_000, "proto": 1, "headers": True}
+    body = json.dumps({"type": "x", "api": {} if level is None else {"level": level}}).encode()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"INFO " + json.dumps(info).encode() + b"\r\n")
+        sids: dict[bytes, bytes] = {}
+        while line := (await reader.readline()).split():
+            if line[0] == b"PING":
+                writer.write(b"PONG\r\n")
+            elif line[0] == b"SUB":
+                sids[line[1].removesuffix(b"*")] = line[-1]
+            elif line[0] in (b"PUB", b"HPUB"):
+                await reader.readexactly(int(line[-1]) + 2)
+                reply = line[2]
+                [sid] = [sid for prefix, sid in sids.items() if reply.startswith(prefix)]
+                writer.write(b"MSG %s %s %d\r\n%s\r\n" % (reply, sid, len(body), body))
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize(
+    ("version", "level", "fits"),
+    [
+        ("2.14.0", 4, True),
+        ("2.14.0-RC.1", 4, True),
+        ("v2.15.1-dev", 5, True),
+        ("3.0.0", 9, True),
+        ("2.15", 5, True),
+        ("", 4, True),
+        ("main-3f2a", 5, True),
+        ("2.12.8", 3, False),
+        ("v2.13.99-dev", 3, False),
+        ("1.4", None, False),
+        ("2.15.1", 3, False),  # the leader of its cluster is older
+        ("2.15.1", None, False),
+        ("", 3, False),
+        ("main-3f2a", None, False),
+        ("999999999999.1", 3, False),
+    ],
+)
+async def test_versions_as_servers_spell_them(version: str, level: int | None, fits: bool) -> None:
+    async with impostor(version, level) as url, soon():
+        if fits:
+            async with Connection.open(url) as connection:
+                assert connection.server_version == version
+        else:
+            with pytest.raises(ServerTooOldError, match=r"needed is nats-server 2\.14\.0 or later: upgrade"):
+                async with Connection.open(url):
+                    pytest.fail("opened")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -13,13 +14,19 @@ from typing import cast
 
 import pytest
 
-from romancy_nats.errors import ServerBinaryMissingError, ServerStartError
+from romancy_nats import App, Client, WorkflowContext, workflow
+from romancy_nats.errors import ServerBinaryMissingError, ServerStartError, ServerTooOldError
 from romancy_nats.jetstream.connection import Connection
 from romancy_nats.jetstream.server import EmbeddedServer, LocalServer
 from romancy_nats.jetstream.server_process import find_binary
 from tests.integration.streams import make_stream, store
+from tests.plugins.servers import other_server
 
 pytestmark = pytest.mark.anyio
+
+
+@workflow
+async def idle(ctx: WorkflowContext) -> None: ...
 
 
 def runs(pid: int) -> bool:
@@ -110,6 +117,77 @@ async def test_a_missing_program_is_told_with_the_remedy(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ServerBinaryMissingError, match=r"romancy-nats\[server\]"):
         find_binary()
+
+
+def program(folder: Path, version: str) -> Path:
+    """A program that says it is a nats-server of this version."""
+    folder.mkdir()
+    path = folder / "nats-server"
+    path.write_text(f"#!/bin/sh\necho 'nats-server: {version}'\n")
+    path.chmod(0o755)
+    return path
+
+
+async def test_a_program_that_is_too_old_is_refused_or_passed_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    old, new = program(tmp_path / "beside", "v2.12.8"), program(tmp_path / "path", "v2.14.0-RC.1")
+    monkeypatch.setattr(sys, "executable", str(old.with_name("python")))
+    monkeypatch.setenv("PATH", f"{old.parent}:/usr/bin:/bin")
+    with pytest.raises(
+        ServerTooOldError, match=r"nats-server is v2\.12\.8, needed is nats-server 2\.14\.0 or later"
+    ):
+        find_binary()
+    with pytest.raises(ServerTooOldError):
+        async with EmbeddedServer():
+            pytest.fail("started")
+    monkeypatch.setenv("PATH", f"{new.parent}:/usr/bin:/bin")
+    assert find_binary() == str(new)
+    program(tmp_path / "odd", "who knows").rename(old)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    assert find_binary() == str(old), "what cannot be read is tried"
+
+
+@pytest.mark.long
+async def test_a_real_old_server_is_refused_everywhere(tmp_path: Path) -> None:
+    binary = other_server("2.12.8")
+    config = tmp_path / "nats-server.conf"
+    ports = (
+        f"port: -1\nports_file_dir: {tmp_path}\nhost: 127.0.0.1\njetstream {{ store_dir: {tmp_path}/store }}"
+    )
+    config.write_text(ports)
+    with subprocess.Popen([binary, "-c", str(config)], stderr=subprocess.DEVNULL) as server:
+        try:
+            while not (found := list(tmp_path.glob("*.ports"))) or not found[0].read_text().strip():
+                await asyncio.sleep(0.02)
+            url = json.loads(found[0].read_text())["nats"][0]
+            await refused_everywhere(url, tmp_path)
+        finally:
+            server.kill()
+
+
+async def refused_everywhere(url: str, folder: Path) -> None:
+    with pytest.raises(
+        ServerTooOldError, match=r"is 2\.12\.8, needed is nats-server 2\.14\.0 or later: upgrade"
+    ):
+        async with Client.connect(url):
+            pytest.fail("connected")
+    with pytest.raises(ServerTooOldError):
+        async with App("old", workflows=[idle]).worker(url):
+            pytest.fail("began")
+    (folder / "old.py").write_text("from romancy_nats import App\napp = App(workflows=[])\n")
+    for command in (["worker", "old:app"], ["dev", "old:app"], ["doctor"], ["list"], ["streams", "apply"]):
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-m", "romancy_nats", *command],
+            cwd=folder,
+            env={**os.environ, "ROMANCY_NATS_URL": url},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        [line] = done.stderr.splitlines()
+        assert (done.returncode, "is 2.12.8, needed is nats-server 2.14.0" in line) == (2, True), done
 
 
 async def test_cancelling_the_block_still_stops_it() -> None:
