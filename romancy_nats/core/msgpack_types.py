@@ -30,7 +30,7 @@ class Marker:
 
 @dataclass(frozen=True, slots=True)
 class JsonText:
-    """A value that only pydantic could serialise, as JSON; only its annotation can read it."""
+    """A value as pydantic serialised it: read, no longer written."""
 
     text: bytes
 
@@ -44,7 +44,9 @@ _KEYS = {code: ExtType(code, b"") for code in range(16, 25)}
 _MARKERS = {code: Marker(code) for code in _KEYS}
 EXT_CODES = frozenset((*FROM_EXT, *_KEYS))
 _FACTORIES: dict[str, Callable[[], object] | None] = {
-    "": None, "list": list, "dict": dict, "set": set, "int": int, "float": float, "str": str, "bool": bool
+    "": None, "list": list, "dict": dict, "set": set, "int": int, "float": float, "str": str, "bool": bool,
+    "tuple": tuple, "frozenset": frozenset, "bytes": bytes, "deque": deque, "Counter": Counter,
+    "OrderedDict": OrderedDict,
 }  # fmt: skip
 _NATIVE = frozenset({type(None), bool, int, float, str, bytes, list, dict, ExtType})
 _FACTORY_NAMES = {factory: name for name, factory in _FACTORIES.items()}
@@ -70,6 +72,7 @@ class Encoder:
 
     def __init__(self, registry: ClassRegistry) -> None:
         self._registry = registry
+        self._exactly = False
         self._containers: dict[type, Callable[[Any], dict[ExtType, object]]] = {
             tuple: lambda value: {_KEYS[TUPLE]: list(value)},
             set: lambda value: {_KEYS[SET]: self._sorted(value)},
@@ -78,7 +81,6 @@ class Encoder:
             OrderedDict: lambda value: {_KEYS[ORDERED]: dict(value)},
             Counter: lambda value: {_KEYS[COUNTER]: dict(value)},
             defaultdict: lambda value: {_KEYS[DEFAULT]: [_factory_name(value), dict(value)]},
-            JsonText: lambda value: {_KEYS[JSON]: value.text},
         }
 
     def pack(self, value: object) -> bytes:
@@ -86,20 +88,30 @@ class Encoder:
         try:
             packer = msgpack.Packer(default=self._default, strict_types=True, unicode_errors="surrogatepass")
             return packer.pack(value)
-        except UnencodableError:
+        except PayloadError:
             raise
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise UnencodableError(
                 f"it is nested too deeply, refers to itself, or is too large ({error})"
             ) from error
+        except Exception as error:  # attributes and items of the user's classes may raise anything
+            raise UnencodableError(f"reading it raised {type(error).__name__}") from error
 
     def packs(self, value: object) -> bool:
         """Whether a value can be packed."""
         try:
             self.pack(value)
-        except UnencodableError:
+        except PayloadError:
             return False
         return True
+
+    def keeps(self, value: object) -> bool:
+        """Whether a value can be packed so that it comes back as what it is, not as a plain container."""
+        before, self._exactly = self._exactly, True
+        try:
+            return self.packs(value)
+        finally:
+            self._exactly = before
 
     def _default(self, value: Any) -> object:
         cls = _class(value)
@@ -112,8 +124,10 @@ class Encoder:
         entry = self._registry.entry(cls)
         if entry is not None:
             name, shape = entry
-            return {_KEYS[OBJECT]: [name, *shape.take(value, self.packs)]}
+            return {_KEYS[OBJECT]: [name, *shape.take(value, self.keeps)]}
         unnamed = shape_of(cls)
+        if unnamed is not None and self._exactly:
+            raise UnencodableError(f"the annotation does not name {cls.__qualname__}")
         plain = _kin(value) if unnamed is None else unnamed.plain(value)
         return plain if type(plain) in _NATIVE else self._default(plain)
 
@@ -126,13 +140,12 @@ class Encoder:
 
 
 class Decoder:
-    """Unpacks one value. `trusted` data was written by a worker: its class instances need no validation."""
+    """Unpacks one value. Instances of the registry's classes are put together from their state."""
 
-    __slots__ = ("_open", "_registry", "_trusted")
+    __slots__ = ("_open", "_registry")
 
-    def __init__(self, registry: ClassRegistry, *, trusted: bool = True) -> None:
+    def __init__(self, registry: ClassRegistry) -> None:
         self._registry = registry
-        self._trusted = trusted
         self._open = 0
 
     def unpack(self, data: bytes) -> Any:
@@ -179,12 +192,12 @@ class Decoder:
     def _instance(self, body: list[Any]) -> object:
         shape = self._registry.shape(body[0])
         try:
-            return shape.build(body[1:], trusted=self._trusted)
+            return shape.build(body[1:])
         except PayloadError:
             raise
-        except Exception as error:  # a class of the user may raise anything
+        except Exception as error:  # bytes from outside may name anything; default factories are the user's
             raise PayloadError(
-                f"{shape.cls.__name__} could not be rebuilt from its fields: {error}"
+                f"{shape.cls.__name__} could not be rebuilt from its state: {error}"
             ) from error
 
 

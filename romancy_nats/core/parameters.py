@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from inspect import Parameter
+from inspect import BoundArguments, Parameter
 from typing import Any, NamedTuple, Unpack, cast, get_args, get_origin, get_type_hints
 
 from romancy_nats.core.annotations import resolve, signature
@@ -38,6 +38,10 @@ class Slot(NamedTuple):
     by_keyword: bool
 
 
+Enter = Callable[[Slot, str, object], bytes]
+"""The bytes of one argument, given under a name."""
+
+
 class Parameters:
     """What a function takes. `skip_first` leaves out the context of a workflow; `names` are those of the scope around
     the function, needed only when annotations name local classes."""
@@ -53,6 +57,7 @@ class Parameters:
         parameters = list(own.parameters.values())[1 if skip_first else 0 :]
         self._signature = own.replace(parameters=parameters, return_annotation=Parameter.empty)
         self._registry = ClassRegistry()
+        self._default_bytes: dict[str, bytes | None] = {}
         self._positional: list[Slot] = []
         self._keyword: dict[str, Slot] = {}
         self._more: Slot | None = None
@@ -79,31 +84,40 @@ class Parameters:
         if not self._all and not args and not kwargs and self._by_position_only:
             return NO_ARGUMENTS
         if not kwargs and self._by_position_only and len(args) <= len(self._positional):
-            defaults = self._defaults[len(args) :]
+            defaults = [self._default(slot) for slot in self._positional[len(args) :]]
             if None not in defaults:
                 values = [
-                    slot.codec.canonical(value) for slot, value in zip(self._positional, args, strict=False)
+                    slot.codec.encode(value) for slot, value in zip(self._positional, args, strict=False)
                 ]
                 return b"".join((self._head, *values, *cast("list[bytes]", defaults), b"\x80"))
-        return self._compose(self.bind(args, kwargs or {}))
+        return self._compose(self._bound(args, kwargs or {}), _encoded)
 
-    def decode(self, data: bytes, *, trusted: bool = True) -> Call:
-        """The arguments of a call; raises PayloadError when the bytes cannot be read or do not fit."""
+    def encode_known(self, call: Call, annotations: Mapping[str, object]) -> bytes:
+        """The bytes of a call with values that were converted before, as the `annotations` by argument name say.
+
+        What this function annotates in the same way is stored as it is, the rest as by `encode`.
+        """
+
+        def enter(slot: Slot, name: str, value: object) -> bytes:
+            known = name in annotations and annotations[name] == slot.codec.annotation
+            return slot.codec.pack(value) if known else slot.codec.encode(value)
+
+        return self._compose(self._bound(*call), enter)
+
+    def decode(self, data: bytes) -> Call:
+        """The arguments of a call; raises PayloadError when the bytes cannot be read or are no such arguments."""
         if data == NO_ARGUMENTS and not self._required:
             return [], {}
-        call: Any = Decoder(self._registry, trusted=trusted).unpack(data)
+        call: Any = Decoder(self._registry).unpack(data)
         if not _is_call(call):
             raise PayloadError(f"{self.name}: these bytes are not the arguments of a call")
         if not call[1] and self._by_position_only and len(call[0]) == len(self._positional):
-            return [fit(value) for fit, value in zip(self._fits, call[0], strict=True)], {}
-        return self._fitted(call[0], call[1], ValueCodec[Any].fit)
+            return [recall(value) for recall, value in zip(self._recalls, call[0], strict=True)], {}
+        return self._read(call[0], call[1], ValueCodec[Any].recall)
 
     def bind(self, args: Sequence[object], kwargs: Mapping[str, object]) -> dict[str, object]:
         """The arguments by name, defaults filled in; raises PayloadError as a call would raise TypeError."""
-        try:
-            bound = self._signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise PayloadError(f"{self.name}(): {error}") from error
+        bound = self._bound(args, kwargs)
         bound.apply_defaults()
         return dict(bound.arguments)
 
@@ -142,17 +156,40 @@ class Parameters:
             return self._encode_plain([given], {})
 
     def canonical(self, data: bytes, *, max_bytes: int = MAX_BYTES) -> bytes:
-        """The bytes of a call that somebody else encoded, checked and in the one form that a fingerprint needs."""
+        """The bytes of a call that a client encoded, in the one form that this code gives them.
+
+        Its values are valid: limits and form are checked, and defaults that this code has beside it are filled in.
+        Raises PayloadError.
+        """
         scan_msgpack(data, EXT_CODES, max_bytes=max_bytes)
-        return self.encode(*self.decode(data, trusted=False))
+        return self._compose(self._bound(*self.decode(data)), _packed)
 
     @cached_property
-    def _fits(self) -> list[Callable[[object], Any]]:
-        return [slot.codec.fit for slot in self._positional]
+    def annotations(self) -> dict[str, object]:
+        """The annotation of each argument by name."""
+        slots = [*self._all.values(), *filter(None, (self._more, self._more_keyword))]
+        return {slot.name: slot.codec.annotation for slot in slots}
 
     @cached_property
-    def _defaults(self) -> list[bytes | None]:
-        return [None if slot.default is _ABSENT else _value(slot, slot.default) for slot in self._positional]
+    def _recalls(self) -> list[Callable[[object], Any]]:
+        return [slot.codec.recall for slot in self._positional]
+
+    def _default(self, slot: Slot) -> bytes | None:
+        """The bytes of a default, converted like a value that is given; None when there is none to store."""
+        if slot.default is _ABSENT or slot.default is _OPTIONAL:
+            return None
+        if slot.name not in self._default_bytes:
+            try:
+                self._default_bytes[slot.name] = slot.codec.encode(slot.default)
+            except PayloadError:
+                self._default_bytes[slot.name] = None
+        return self._default_bytes[slot.name]
+
+    def _bound(self, args: Sequence[object], kwargs: Mapping[str, object]) -> BoundArguments:
+        try:
+            return self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise PayloadError(f"{self.name}(): {error}") from error
 
     def _add(self, parameter: Parameter, annotation: Any) -> None:
         if parameter.kind is Parameter.VAR_KEYWORD and get_origin(annotation) is Unpack:
@@ -174,15 +211,15 @@ class Parameters:
         codec = ValueCodec[Any](annotation, name=f"{self.name}(): argument {name!r}", registry=self._registry)
         return Slot(name, codec, default, by_keyword)
 
-    def _compose(self, named: dict[str, Any]) -> bytes:
+    def _compose(self, bound: BoundArguments, enter: Enter) -> bytes:
         args: list[bytes] = []
         kwargs: dict[str, bytes] = {}
-        extra = cast("dict[str, Any]", named.pop(self._more_keyword.name)) if self._more_keyword else {}
-        named |= {name: extra.pop(name) for name in self._keyword if name in extra}
-        rest: Sequence[object] = named.get(self._more.name, ()) if self._more else ()
+        given = bound.arguments
+        extra: dict[str, Any] = {**given.get(self._more_keyword.name, {})} if self._more_keyword else {}
+        rest: Sequence[object] = given.get(self._more.name, ()) if self._more else ()
         in_order = True
         for slot in self._positional:
-            data = _value(slot, named[slot.name])
+            data = self._argument(slot, given, enter)
             if data is None and rest:
                 raise PayloadError(f"{slot.codec.name}: its default cannot be stored; give it a value")
             if data is None:
@@ -192,28 +229,42 @@ class Parameters:
             else:
                 kwargs[slot.name] = data
         if self._more is not None:
-            args += [self._more.codec.canonical(value) for value in rest]
+            args += [enter(self._more, self._more.name, value) for value in rest]
         for name, slot in self._keyword.items():
-            data = _value(slot, named[name]) if name in named else None
+            holder = extra if name in extra else given
+            data = self._argument(slot, holder, enter)
             if data is not None:
                 kwargs[name] = data
+            extra.pop(name, None)
         if self._more_keyword is not None:
-            kwargs |= {name: self._more_keyword.codec.canonical(extra[name]) for name in sorted(extra)}
+            kwargs |= {name: enter(self._more_keyword, name, extra[name]) for name in sorted(extra)}
         pairs = [part for name, data in kwargs.items() for part in (pack_scalar(name), data)]
         return b"".join(
             (b"\x92", _header(0x90, 0xDC, len(args)), *args, _header(0x80, 0xDE, len(kwargs)), *pairs)
         )
 
-    def _fitted(
-        self, args: Sequence[Any], kwargs: Mapping[Any, Any], fit: Callable[[ValueCodec[Any], Any], Any]
+    def _argument(self, slot: Slot, given: Mapping[str, object], enter: Enter) -> bytes | None:
+        """The bytes of an argument; None for a default that cannot be stored, which every call then makes anew."""
+        if slot.name not in given:
+            return self._default(slot)
+        value = given[slot.name]
+        try:
+            return enter(slot, slot.name, value)
+        except PayloadError:
+            if value is slot.default:
+                return None
+            raise
+
+    def _read(
+        self, args: Sequence[Any], kwargs: Mapping[Any, Any], read: Callable[[ValueCodec[Any], Any], Any]
     ) -> Call:
         if len(args) > len(self._positional) and self._more is None:
             raise PayloadError(
                 f"{self.name}() takes {len(self._positional)} positional arguments, not {len(args)}"
             )
-        fitted = [fit(slot.codec, value) for slot, value in zip(self._positional, args, strict=False)]
+        found = [read(slot.codec, value) for slot, value in zip(self._positional, args, strict=False)]
         if self._more is not None:
-            fitted += [fit(self._more.codec, value) for value in args[len(self._positional) :]]
+            found += [read(self._more.codec, value) for value in args[len(self._positional) :]]
         named: dict[str, Any] = {}
         taken = [slot.name for slot in self._positional[: len(args)]]
         for name, value in kwargs.items():
@@ -222,14 +273,14 @@ class Parameters:
                 raise PayloadError(f"{self.name}() has no argument {_shown(name)}{self._choices()}")
             if name in taken and name in self._by_keyword:
                 raise PayloadError(f"{self.name}(): argument {name!r} is given twice")
-            named[name] = fit(slot.codec, value)
+            named[name] = read(slot.codec, value)
         missing = [name for name in self._required if name not in taken and name not in named]
         if missing:
             raise PayloadError(f"{self.name}() misses the argument {', '.join(map(repr, missing))}")
-        return fitted, named
+        return found, named
 
     def _encode_plain(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
-        return self.encode(*self._fitted(args, kwargs, ValueCodec[Any].fit_plain))
+        return self._compose(self._bound(*self._read(args, kwargs, ValueCodec[Any].fit_plain)), _packed)
 
     def _explicit(self, body: dict[str, Any]) -> Call:
         call: Any = [body.get("args", []), body.get("kwargs", {})]
@@ -280,14 +331,12 @@ def bind_compensation(function: Callable[..., object], arguments: Mapping[str, A
     return args, kwargs
 
 
-def _value(slot: Slot, value: object) -> bytes | None:
-    """The bytes of an argument; None for a default that cannot be stored, which every call then makes anew."""
-    try:
-        return slot.codec.canonical(value)
-    except PayloadError:
-        if value is slot.default:
-            return None
-        raise
+def _encoded(slot: Slot, name: str, value: object) -> bytes:
+    return slot.codec.encode(value)
+
+
+def _packed(slot: Slot, name: str, value: object) -> bytes:
+    return slot.codec.pack(value)
 
 
 def _is_call(found: Any) -> bool:

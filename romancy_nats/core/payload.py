@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import types
-from functools import cached_property
+from collections.abc import Callable, Iterable
+from functools import cached_property, partial
 from inspect import Parameter
 from typing import Any, Generic, Never, NoReturn, TypeVar, Union, cast, get_args, get_origin, is_typeddict
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import PydanticSerializationError, SchemaValidator, to_json
 
 from romancy_nats.core.annotations import storable
 from romancy_nats.core.blame import blame, misfit
 from romancy_nats.core.class_registry import ClassRegistry
-from romancy_nats.core.msgpack_types import Decoder, Encoder, JsonText, UnencodableError, pack_scalar
+from romancy_nats.core.conformity import Check, check_of
+from romancy_nats.core.entry import validator_at_entry
+from romancy_nats.core.msgpack_types import Decoder, Encoder, JsonText, pack_scalar
 from romancy_nats.core.scalars import KIN
 from romancy_nats.core.shapes import shape_of
 from romancy_nats.errors import PayloadError
@@ -22,8 +25,8 @@ from romancy_nats.errors import PayloadError
 T = TypeVar("T")
 
 _SCALARS = frozenset({type(None), bool, float, str, bytes})  # int may be too large for msgpack
-_PLAIN: frozenset[object] = frozenset({list, dict})
 _EXACT = frozenset({*_SCALARS, int, *KIN})
+_BARE = frozenset({list, dict, set, frozenset, tuple})
 _UNTYPED: tuple[object, ...] = (Any, object, Parameter.empty, Never, NoReturn)
 _LARGEST, _SMALLEST = 2**64 - 1, -(2**63)
 
@@ -31,8 +34,8 @@ _LARGEST, _SMALLEST = 2**64 - 1, -(2**63)
 class ValueCodec(Generic[T]):
     """Values of one annotation <-> bytes. What goes in comes out: the same value, of the same type.
 
-    Pydantic decides what fits. Types that fit as they are, and plain data on the way in, never get there: the
-    engine decodes every value that it recorded, so that a misfit is found there.
+    Pydantic validates and converts a value once, when it is encoded. The bytes are the value from then on: decoding
+    runs no code of the annotation's, it only looks whether the value has the form that the annotation asks for.
     """
 
     def __init__(
@@ -42,38 +45,49 @@ class ValueCodec(Generic[T]):
         self.name = name
         self._registry = registry or ClassRegistry()
         self._exact, self.takes_model = _exact_types(self.annotation)
-        self._plain = _PLAIN.intersection(
-            get_origin(member) or member for member in _members(self.annotation)
-        )
+        self._exact_items = _exact_items(self.annotation)
         self._untyped = self.annotation in _UNTYPED or isinstance(self.annotation, TypeVar)
         self._encoder = Encoder(self._registry)
-        if not (self._untyped or self._exact >= set(_members(self.annotation)) <= _EXACT):
+        if not (self._untyped or self._exact >= set(_members(self.annotation)) <= _EXACT | _BARE):
             self._registry.add_schema(self._adapter.core_schema)
+            self._registry.add_annotation(self.annotation)
 
     def encode(self, value: T) -> bytes:
-        """The bytes of a value; raises PayloadError when it does not fit or cannot be stored."""
-        cls: type = type(value)
-        if not (cls in self._exact or cls in self._plain or self._untyped):
-            self.fit(value)
-        return self._pack(value)
+        """The bytes of a value, valid from now on; raises PayloadError when it does not fit or cannot be stored."""
+        return self.pack(value if type(value) in self._exact else self.fit(value))
 
     def decode(self, data: bytes) -> T:
-        """The value of the bytes; raises PayloadError when they cannot be read or do not fit."""
-        value = self._unpack(data)
-        return value if type(value) in self._exact else self.fit(value)
+        """The value of the bytes; raises PayloadError when they cannot be read or are no value of the annotation."""
+        return self.recall(Decoder(self._registry).unpack(data))
 
-    def canonical(self, value: object) -> bytes:
-        """The bytes of what the annotation makes of a value: 3 and 3.0 are the same where a float is asked for."""
-        return self._pack(value if type(value) in self._exact else self.fit(value))
+    def pack(self, value: object) -> bytes:
+        """The bytes of a value that is valid already; raises PayloadError when it cannot be stored."""
+        cls: type = type(value)
+        if cls in _SCALARS or (cls is int and _SMALLEST <= cast("int", value) <= _LARGEST):
+            return pack_scalar(value)
+        try:
+            return self._encoder.pack(value)
+        except PayloadError as refusal:
+            raise blame(value, self._encoder.pack, self.name) from refusal
+
+    def recall(self, value: object) -> T:
+        """A value that was read back, as it is; raises PayloadError when the annotation asks for something else now."""
+        if self._untyped or self._fits(value):
+            return cast("T", value)
+        if type(value) is JsonText:
+            return self._from_json(value.text)
+        check = self._check
+        wrong = None if check is None else check.misfit(value)
+        if wrong is not None:
+            raise PayloadError(f"{self.name}{wrong[0]}: {wrong[1]}")
+        return cast("T", value)
 
     def fit(self, value: object) -> T:
         """A value as the annotation sees it; raises PayloadError, caused by pydantic's ValidationError."""
-        if type(value) is JsonText:
-            return self._from_json(value.text)
-        if self._untyped or type(value) in self._exact:
+        if self._untyped or self._fits(value):
             return cast("T", value)
         try:
-            return self._adapter.validate_python(value)
+            return cast("T", self._validator.validate_python(value))
         except ValidationError as error:
             raise misfit(error, self.name) from error
 
@@ -90,35 +104,27 @@ class ValueCodec(Generic[T]):
             except (ValidationError, PydanticSerializationError):
                 raise misfit(error, self.name) from error
 
-    def _pack(self, value: object) -> bytes:
+    def _fits(self, value: object) -> bool:
+        """Whether a value is one of the annotation's classes, for which there is nothing to convert."""
         cls: type = type(value)
-        if cls in _SCALARS or (cls is int and _SMALLEST <= cast("int", value) <= _LARGEST):
-            return pack_scalar(value)
-        try:
-            return self._encoder.pack(value)
-        except UnencodableError as error:
-            return self._pack_as_json(value, error)
-
-    def _unpack(self, data: bytes) -> Any:
-        return Decoder(self._registry).unpack(data)
-
-    def _pack_as_json(self, value: object, refusal: UnencodableError) -> bytes:
-        try:
-            if self._untyped:
-                raise refusal
-            text = self._adapter.dump_json(
-                cast("T", value), by_alias=False, round_trip=True, warnings="error"
-            )
-            self._from_json(text)
-        except (PydanticSerializationError, PayloadError, RecursionError, UnicodeError):
-            raise blame(value, self._encoder.pack, self.name) from refusal
-        return self._encoder.pack(JsonText(text))
+        if cls in self._exact:
+            return True
+        items = self._exact_items.get(cls)
+        return items is not None and items(value)
 
     def _from_json(self, text: bytes) -> T:
         try:
             return self._adapter.validate_json(text, by_alias=False, by_name=True)
         except ValidationError as error:
             raise misfit(error, self.name) from error
+
+    @cached_property
+    def _check(self) -> Check | None:
+        return check_of(self._adapter.core_schema)
+
+    @cached_property
+    def _validator(self) -> SchemaValidator:
+        return validator_at_entry(self._adapter)
 
     @cached_property
     def _adapter(self) -> TypeAdapter[T]:
@@ -150,10 +156,33 @@ def _exact_types(annotation: object) -> tuple[frozenset[type], bool]:
     for member in _members(annotation):
         cls = get_origin(member) or member
         if isinstance(cls, type):
-            if member in _EXACT or (cls is member and shape_of(cls) is not None):
+            if member in _EXACT or member in _BARE or (cls is member and shape_of(cls) is not None):
                 exact.add(cls)
             model = model or _has_named_fields(cls)
     return frozenset(exact), model
+
+
+def _exact_items(annotation: object) -> dict[type, Callable[[Any], bool]]:
+    """For each class of containers, what tells whether all items fit as they are."""
+    found: dict[type, Callable[[Any], bool]] = {}
+    twice: set[type] = set()
+    for member in _members(annotation):
+        origin, args = get_origin(member), get_args(member)
+        if origin in found:
+            twice.add(origin)
+        if origin in (list, set, frozenset) and len(args) == 1:
+            found[origin] = partial(_all_are, _exact_types(args[0])[0])
+        elif origin is dict and len(args) == 2:
+            found[dict] = partial(_keys_and_values_are, _exact_types(args[0])[0], _exact_types(args[1])[0])
+    return {cls: fits for cls, fits in found.items() if cls not in twice}
+
+
+def _all_are(exact: frozenset[type], values: Iterable[object]) -> bool:
+    return exact.issuperset(map(type, values))
+
+
+def _keys_and_values_are(keys: frozenset[type], values: frozenset[type], found: dict[object, object]) -> bool:
+    return keys.issuperset(map(type, found)) and values.issuperset(map(type, found.values()))
 
 
 def _has_named_fields(cls: Any) -> bool:

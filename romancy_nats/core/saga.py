@@ -39,8 +39,9 @@ class Saga:
         if compensation is None:
             return
         arguments = activity.parameters.named(input)
-        args, kwargs = bind_compensation(compensation.fn, arguments, activity.result.decode(result))
-        self._undos.append(Undo(id, compensation, compensation.parameters.encode(args, kwargs)))
+        call = bind_compensation(compensation.fn, arguments, activity.result.decode(result))
+        annotations = {"result": activity.result.annotation, **activity.parameters.annotations}
+        self._undos.append(Undo(id, compensation, compensation.parameters.encode_known(call, annotations)))
 
     def register(self, fn: Activity[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Owe a compensation that belongs to no activity."""
