@@ -16,7 +16,7 @@ from romancy_nats.core.definition import Workflow
 from romancy_nats.core.headers import CONTENT_TYPE, MESSAGE_ID, NOTIFY, TOKEN
 from romancy_nats.core.ids import InstanceKey, check_id, check_name
 from romancy_nats.core.parameters import fingerprint
-from romancy_nats.core.payload import ValueCodec
+from romancy_nats.core.payload import ResultReader, ValueCodec
 from romancy_nats.core.record import InstanceStatus
 from romancy_nats.core.start_options import StartOptions
 from romancy_nats.core.starting import write_start
@@ -100,7 +100,7 @@ class Client:
         """A handle of an instance by id; whether it exists shows when something is awaited on it."""
         if isinstance(workflow, Workflow):
             return WorkflowHandle(self, check_id(id), workflow.name, workflow.result)
-        codec = untyped() if result_type is None else ValueCodec[Any](result_type)
+        codec = untyped() if result_type is None else ResultReader[Any](result_type)
         return WorkflowHandle(self, check_id(id), workflow, codec)
 
     async def list(

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from inspect import BoundArguments, Parameter
-from typing import Any, NamedTuple, Unpack, cast, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, NotRequired, Required, Unpack, cast, get_args, get_origin, get_type_hints
 
 from romancy_nats.core.annotations import resolve, signature
 from romancy_nats.core.class_registry import ClassRegistry
@@ -193,7 +193,8 @@ class Parameters:
 
     def _add(self, parameter: Parameter, annotation: Any) -> None:
         if parameter.kind is Parameter.VAR_KEYWORD and get_origin(annotation) is Unpack:
-            for name, hint in get_type_hints(get_args(annotation)[0], include_extras=True).items():
+            for name, marked in get_type_hints(get_args(annotation)[0], include_extras=True).items():
+                hint = get_args(marked)[0] if get_origin(marked) in (Required, NotRequired) else marked
                 self._keyword[name] = self._slot(name, hint, _OPTIONAL, by_keyword=True)
             annotation = Any
         by_keyword = parameter.kind is not Parameter.POSITIONAL_ONLY
@@ -313,13 +314,19 @@ def bind_compensation(function: Callable[..., object], arguments: Mapping[str, A
     given: Mapping[str, Any] = {"result": result, **arguments}
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
-    for name, parameter in signature(function).parameters.items():
+    parameters = signature(function).parameters
+    before_more = any(parameter.kind is Parameter.VAR_POSITIONAL for parameter in parameters.values())
+    for name, parameter in parameters.items():
         if parameter.kind is Parameter.VAR_KEYWORD:
             kwargs |= {key: value for key, value in arguments.items() if key not in kwargs}
         elif parameter.kind is Parameter.VAR_POSITIONAL:
             args += given.get(name, ())
+        elif before_more and parameter.kind in _BY_POSITION and parameter.default is not _ABSENT:
+            args.append(given.get(name, parameter.default))
         elif name in given:
-            if parameter.kind is Parameter.POSITIONAL_ONLY:
+            if parameter.kind is Parameter.POSITIONAL_ONLY or (
+                before_more and parameter.kind in _BY_POSITION
+            ):
                 args.append(given[name])
             else:
                 kwargs[name] = given[name]

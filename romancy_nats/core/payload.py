@@ -143,6 +143,18 @@ class ValueCodec(Generic[T]):
             ) from error
 
 
+class ResultReader(ValueCodec[T]):
+    """Reads results as a type that the reader names, whoever wrote them and under whatever annotation."""
+
+    def decode(self, data: bytes) -> T:
+        """The value when it is one of the type already, else what the type makes of it; raises PayloadError."""
+        value = Decoder(self._registry).unpack(data)
+        try:
+            return self.recall(value)
+        except PayloadError:
+            return self.fit(value)
+
+
 def _members(annotation: object) -> tuple[Any, ...]:
     if get_origin(annotation) in (Union, types.UnionType):
         return tuple(member for arm in get_args(annotation) for member in _members(arm))

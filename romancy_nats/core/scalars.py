@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import struct
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
@@ -48,6 +49,17 @@ def _duration(value: timedelta) -> ExtType:
     return ExtType(TIMEDELTA, _DURATION.pack(value.days, value.seconds, value.microseconds))
 
 
+def _pattern_text(value: re.Pattern[Any]) -> str:
+    text: Any = value.pattern
+    return f"s{value.flags}:{text}" if isinstance(text, str) else f"b{value.flags}:{text.decode('latin-1')}"
+
+
+def _pattern(text: str) -> re.Pattern[Any]:
+    head, _, pattern = text.partition(":")
+    flags = int(head[1:])
+    return re.compile(pattern, flags) if head[0] == "s" else re.compile(pattern.encode("latin-1"), flags)
+
+
 def _text_types() -> dict[str, tuple[type, Callable[[Any], str], Callable[[str], object]]]:
     addresses: tuple[type, ...] = (
         ipaddress.IPv4Address,
@@ -64,6 +76,7 @@ def _text_types() -> dict[str, tuple[type, Callable[[Any], str], Callable[[str],
     }
     table["Path"] = (type(Path()), str, Path)
     table["ZoneInfo"] = (ZoneInfo, lambda zone: str(zone.key), ZoneInfo)
+    table["Pattern"] = (re.Pattern, _pattern_text, _pattern)
     table["complex"] = (complex, repr, complex)
     table["SecretStr"] = (SecretStr, lambda secret: str(secret.get_secret_value()), SecretStr)
     table["SecretBytes"] = (

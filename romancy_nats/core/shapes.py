@@ -187,7 +187,11 @@ class ModelShape:
         model = self._new()
         put = object.__setattr__
         put(model, "__dict__", fields)
-        put(model, "__pydantic_fields_set__", given.difference(unset) if unset else given)
+        put(
+            model,
+            "__pydantic_fields_set__",
+            given.difference(unset).union(extra) if len(state) > 2 else given,
+        )
         put(model, "__pydantic_extra__", extra if self._keeps_extra else None)
         put(model, "__pydantic_private__", self._private(private) if self._has_private else None)
         return model
@@ -443,10 +447,13 @@ def slots_of(cls: type) -> Iterator[str]:
 
 _HEAP_TYPE = 1 << 9
 _BASES: tuple[type, ...] = (str, int, float, bytes, dict, list, tuple, set, frozenset)
+_list: Any = list
+_set: Any = set
+_dict: Any = dict
 _FILL: dict[Any, Callable[[Any, Any], object]] = {
-    list: lambda instance, value: list.extend(instance, value),
-    set: lambda instance, value: set.update(instance, value),
-    dict: lambda instance, value: dict.update(instance, value),
+    list: _list.extend,
+    set: _set.update,
+    dict: _dict.update,
 }
 _tuple: Any = tuple
 _PLAIN = frozenset({type(None), bool, *_BASES})
@@ -476,7 +483,7 @@ def _as_base(base: Any, instance: Any) -> object:
 
 
 def _is_plain(value: Any) -> bool:
-    cls: Any = type(value)
+    cls = cast("type[object]", type(value))
     if cls not in _PLAIN:
         return False
     if cls is dict:
