@@ -17,7 +17,7 @@ from romancy_nats.core.headers import CONTENT_TYPE, MESSAGE_ID, NOTIFY, TOKEN
 from romancy_nats.core.ids import InstanceKey, check_id, check_name
 from romancy_nats.core.parameters import fingerprint
 from romancy_nats.core.payload import ResultReader, ValueCodec
-from romancy_nats.core.record import InstanceStatus
+from romancy_nats.core.selection import Moment, Selection, Statuses
 from romancy_nats.core.start_options import StartOptions
 from romancy_nats.core.starting import write_start
 from romancy_nats.errors import (
@@ -107,23 +107,39 @@ class Client:
         self,
         *,
         workflow: Workflow[..., Any] | str | None = None,
-        status: InstanceStatus | str | None = None,
+        status: Statuses | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        attributes: Mapping[str, Any] | None = None,
     ) -> AsyncIterator[InstanceInfo]:
-        """Instances that have a record, of one workflow and one status if given; in no order."""
+        """Instances, in no order: of one workflow, one or several statuses, created in [since, until), with attributes.
+
+        `since` and `until` are a datetime, a timedelta (so long ago) or text: ISO 8601, "2h", "3d". Raises
+        ConfigurationError when a filter cannot be read.
+        """
         name = workflow.name if isinstance(workflow, Workflow) else workflow
-        wanted = None if status is None else InstanceStatus(status)
+        now = datetime.fromtimestamp(self.world.clock.now(), UTC)
+        wanted = Selection.of(now, status, since, until, attributes)
         async for listed in self.world.ledger.scan(name):
-            if wanted is None or listed.record.status is wanted:
-                yield InstanceInfo.of(listed.key, listed.record)
+            info = InstanceInfo.of(listed.key, listed.record)
+            if wanted.takes(info.status, info.created_at, info.attributes):
+                yield info
 
     async def count(
         self,
         *,
         workflow: Workflow[..., Any] | str | None = None,
-        status: InstanceStatus | str | None = None,
+        status: Statuses | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        attributes: Mapping[str, Any] | None = None,
     ) -> int:
         """How many instances `list` would give."""
-        return len([info async for info in self.list(workflow=workflow, status=status)])
+        number = 0
+        found = self.list(workflow=workflow, status=status, since=since, until=until, attributes=attributes)
+        async for _ in found:
+            number += 1
+        return number
 
     @cached_property
     def outbox(self) -> Outbox:

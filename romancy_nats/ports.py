@@ -108,13 +108,17 @@ class Message:
 
 @dataclass(slots=True, frozen=True)
 class DeadLetter:
-    """A message that nobody can use, with the reason; `source` makes parking it twice harmless."""
+    """A message that nobody can use, with the reason; `source` makes parking it twice harmless.
+
+    `id` is that of the instance that it was for, "" where it names none.
+    """
 
     workflow: str
     reason: str
     data: bytes
     headers: Mapping[str, str]
     source: Source
+    id: str = ""
 
 
 class Ledger(Protocol):

@@ -8,11 +8,17 @@ from typing import Any, TypeVar
 
 import anyio
 
+from romancy_nats.cli.exits import NotThereError
 from romancy_nats.cli.options import settings
 from romancy_nats.client import Client
 from romancy_nats.core.payload import ValueCodec
 from romancy_nats.core.shown import shown_value
+from romancy_nats.errors import ConfigurationError, InstanceNotFoundError, StreamMissingError
 from romancy_nats.handle import WorkflowHandle
+from romancy_nats.jetstream import provision
+from romancy_nats.jetstream.connection import Connection
+from romancy_nats.jetstream.topology import Topology
+from romancy_nats.settings import Settings
 
 T = TypeVar("T")
 
@@ -30,9 +36,48 @@ class ShownCodec(ValueCodec[Any]):
 
 @asynccontextmanager
 async def connected(url: str | None, namespace: str | None) -> AsyncGenerator[Client]:
-    """A client of the namespace that the options name."""
-    async with Client.connect(settings=settings(url, namespace)) as client:
-        yield client
+    """A client of the namespace that the options name. What is not found in an empty namespace says so."""
+    chosen = settings(url, namespace)
+    async with Client.connect(settings=chosen) as client:
+        try:
+            yield client
+        except InstanceNotFoundError as error:
+            async with opened(chosen) as connection:
+                known = await is_there(connection, chosen)
+            if known:
+                raise
+            raise NotThereError(f"no instance {error.instance_id!r}: {nowhere(chosen)}") from error
+
+
+async def is_there(connection: Connection, chosen: Settings) -> bool:
+    """Whether the namespace has streams."""
+    try:
+        await provision.read_topology(connection, Topology(chosen.namespace))
+    except StreamMissingError:
+        return False
+    return True
+
+
+def nowhere(chosen: Settings) -> str:
+    """That the namespace has no streams, and what that may mean."""
+    return (
+        f"namespace {chosen.namespace!r} has no streams at {chosen.nats_url}; are --namespace and --url right? "
+        "A worker makes them when it starts, so does `romancy streams apply`"
+    )
+
+
+@asynccontextmanager
+async def opened(chosen: Settings) -> AsyncGenerator[Connection]:
+    """A connection that creates nothing."""
+    if chosen.nats_url is None:
+        raise ConfigurationError("no server: say --url, or set ROMANCY_NATS_URL")
+    async with Connection.open(
+        chosen.nats_url,
+        name="romancy-cli",
+        credentials=chosen.credentials(),
+        inbox_prefix=chosen.inbox_prefix,
+    ) as connection:
+        yield connection
 
 
 def handle_of(client: Client, id: str, workflow: str | None) -> WorkflowHandle[Any]:

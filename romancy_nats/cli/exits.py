@@ -19,11 +19,16 @@ from romancy_nats.errors import (
     ServerUnavailableError,
     StartRejectedError,
     StorageError,
+    StreamMissingError,
     UpdateFailedError,
     UpdateRejectedError,
     WorkflowError,
     WorkflowFailedError,
 )
+
+
+class NotThereError(RomancyError):
+    """What a command was asked for is not there; the text says what to look at."""
 
 
 class Exit(IntEnum):
@@ -38,8 +43,9 @@ class Exit(IntEnum):
 
 
 MEANINGS = """Exit codes: 0 ok; 1 the workflow failed, was cancelled, terminated or is stalled, a query or update
-failed, a replay or diff found a mismatch, or there was nothing to do; 2 wrong usage or configuration, also arguments
-that the workflow rejects; 3 not found; 4 the server cannot be reached; 5 --timeout passed."""
+failed, a replay or diff found a mismatch, `doctor` found something to act upon, a dead letter was kept, or there was
+nothing to do; 2 wrong usage, configuration or permissions, also arguments that the workflow rejects; 3 not found; 4 the
+server cannot be reached; 5 --timeout passed."""
 
 
 def exit_code(error: BaseException) -> Exit:
@@ -47,7 +53,7 @@ def exit_code(error: BaseException) -> Exit:
     match error:
         case TimeoutError() if not isinstance(error, RomancyError):
             return Exit.TIMED_OUT
-        case InstanceNotFoundError():
+        case InstanceNotFoundError() | NotThereError() | StreamMissingError():
             return Exit.NOT_FOUND
         case ServerUnavailableError() | ConnectionLostError():
             return Exit.UNREACHABLE

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
-from romancy_nats.cli.connected import ShownCodec, connected, handle_of, run_async
+from romancy_nats.cli.connected import ShownCodec, connected, handle_of, is_there, nowhere, opened, run_async
 from romancy_nats.cli.exits import Exit
 from romancy_nats.cli.inputs import read_input
-from romancy_nats.cli.options import AsJson, Id, Input, Namespace, Timeout, Url, WorkflowName
-from romancy_nats.cli.output import note, print_json, print_pairs, print_rows, print_value
+from romancy_nats.cli.options import AsJson, Id, Input, Namespace, Timeout, Url, WorkflowName, settings
+from romancy_nats.cli.output import (
+    note,
+    print_json,
+    print_pairs,
+    print_rows,
+    print_value,
+    printable,
+    shown_time,
+)
 from romancy_nats.client import Client
+from romancy_nats.core.described import PendingActivityInfo
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceStatus
 from romancy_nats.core.start_options import StartOptions
 from romancy_nats.errors import (
+    ConfigurationError,
     RomancyError,
     StartRejectedError,
     WorkflowCancelledError,
@@ -27,6 +39,7 @@ from romancy_nats.errors import (
     WorkflowTerminatedError,
 )
 from romancy_nats.handle import InstanceInfo, WorkflowHandle
+from romancy_nats.jetstream import provision
 from romancy_nats.runtime.writing import read_record
 
 Reason = Annotated[str, typer.Option("--reason", help="Why; it is recorded.", metavar="TEXT")]
@@ -149,20 +162,41 @@ def status(
         if as_json:
             print_json(plain_info(info))
         else:
-            print_pairs(
-                (name.replace("_", " "), value)
-                for name, value in asdict(info).items()
-                if name != "compensations" and not (name == "generation" and value == 0) and value != 0
-            )
-            print_pairs(
-                (
-                    f"compensation of {one.activity_id}",
-                    " ".join(filter(None, (one.name, one.status, one.error))),
-                )
-                for one in info.compensations
-            )
+            _show(info)
 
     run_async(main)
+
+
+def _show(info: InstanceInfo) -> None:
+    text, *below = (info.error or "").splitlines() or [""]
+    known = asdict(info) | {"error": text}
+    for name in ("compensations", "pending_activities"):
+        del known[name]
+    print_pairs((name.replace("_", " "), value) for name, value in known.items() if value != 0)
+    for activity in info.pending_activities:
+        print_pairs([(f"pending {activity.id}", _pending(activity))])
+    print_pairs(
+        (f"compensation of {one.activity_id}", " ".join(filter(None, (one.name, one.status, one.error))))
+        for one in info.compensations
+    )
+    for line in below:
+        print(printable(line))
+
+
+def _pending(activity: PendingActivityInfo) -> str:
+    told = [f"{activity.name}, attempt {activity.attempt}"]
+    local = sys.stdout.isatty()
+    if activity.since is not None:
+        told.append(f"since {shown_time(activity.since, local=local)}")
+    if activity.next_attempt is not None:
+        told.append(f"next attempt {shown_time(activity.next_attempt, local=local)}")
+    if activity.last_error:
+        told.append(f"last error {activity.last_error}")
+    if activity.heartbeat is not None:
+        told.append(f"heartbeat {json.dumps(activity.heartbeat, ensure_ascii=False, default=str)}")
+    if activity.compensates:
+        told.append(f"compensates {activity.compensates}")
+    return ", ".join(told)
 
 
 def plain_info(info: InstanceInfo) -> dict[str, object]:
@@ -173,28 +207,87 @@ def plain_info(info: InstanceInfo) -> dict[str, object]:
 def list_instances(
     workflow: WorkflowName = None,
     status: Annotated[
-        InstanceStatus | None, typer.Option("--status", help="Only those with this status.")
+        list[InstanceStatus] | None, typer.Option("--status", help="Only those with this status; repeatable.")
     ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since", help="Created then or later: a time, or how long ago (30m, 2h, 3d).", metavar="TIME"
+        ),
+    ] = None,
+    until: Annotated[str | None, typer.Option("--until", help="Created before that.", metavar="TIME")] = None,
+    attribute: Annotated[
+        list[str] | None,
+        typer.Option("--attribute", help="Only those with this attribute; repeatable.", metavar="NAME=VALUE"),
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="The newest so many.", min=1)] = None,
+    all_namespaces: Annotated[
+        bool, typer.Option("--all-namespaces", help="Of every namespace on the server.")
+    ] = False,
     url: Url = None,
     namespace: Namespace = None,
     as_json: AsJson = False,
 ) -> None:
-    """List instances that were claimed by a worker once, oldest first."""
+    """List instances, oldest first."""
+    attributes = dict(map(_attribute, attribute or []))
+    if all_namespaces and namespace is not None:
+        raise ConfigurationError("say --namespace or --all-namespaces, not both")
 
-    async def main() -> None:
-        async with connected(url, namespace) as client:
-            found = [info async for info in client.list(workflow=workflow, status=status)]
-        found.sort(key=lambda info: (info.created_at or _EPOCH, info.workflow, info.id))
-        if as_json:
-            print_json([plain_info(info) for info in found])
-            return
-        print_rows(
-            ("workflow", "id", "status", "created", "ended", "error"),
-            ((one.workflow, one.id, one.status, one.created_at, one.ended_at, _error(one)) for one in found),
-            empty="no instances",
+    async def of(chosen: str | None) -> list[InstanceInfo]:
+        async with connected(url, chosen) as client:
+            found = client.list(workflow=workflow, status=status, since=since, until=until)
+            return [info async for info in found if _has(info, attributes)]
+
+    async def main() -> list[tuple[str, InstanceInfo]]:
+        names = await namespaces(url) if all_namespaces else [settings(url, namespace).namespace]
+        return [(name, info) for name in names for info in await of(name)]
+
+    found = run_async(main)
+    found.sort(key=lambda one: (one[1].created_at or _EPOCH, one[0], one[1].workflow, one[1].id))
+    found = found[-(limit or 0) :]
+    if as_json:
+        print_json(
+            [({"namespace": name} if all_namespaces else {}) | plain_info(info) for name, info in found]
         )
+        return
+    if not found and not all_namespaces and not run_async(lambda: _exists(url, namespace)):
+        note(nowhere(settings(url, namespace)))
+    columns: tuple[str, ...] = ("workflow", "id", "status", "created", "ended", "error")
+    rows: list[tuple[object, ...]] = [
+        (one.workflow, one.id, one.status, one.created_at, one.ended_at, _error(one)) for _, one in found
+    ]
+    if all_namespaces:
+        columns = ("namespace", *columns)
+        rows = [(name, *row) for (name, _), row in zip(found, rows, strict=True)]
+    print_rows(columns, rows, empty="no instances")
 
-    run_async(main)
+
+async def _exists(url: str | None, namespace: str | None) -> bool:
+    chosen = settings(url, namespace)
+    async with opened(chosen) as connection:
+        return await is_there(connection, chosen)
+
+
+async def namespaces(url: str | None) -> list[str]:
+    """The names of all namespaces on the server."""
+    async with opened(settings(url, None)) as connection:
+        return await provision.namespaces(connection)
+
+
+def _attribute(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise ConfigurationError(f"--attribute {text}: say NAME=VALUE, for example --attribute customer=ada")
+    return name, value
+
+
+def _has(info: InstanceInfo, attributes: dict[str, str]) -> bool:
+    """A value on the command line is that text, or the number, truth value or null that it spells in JSON."""
+    known = info.attributes or {}
+    return all(
+        name in known and (known[name] == text or json.dumps(known[name], ensure_ascii=False) == text)
+        for name, text in attributes.items()
+    )
 
 
 def _error(info: InstanceInfo) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from romancy_nats.cli import doctor, histories, instances, running, streams, talking
+from romancy_nats.cli import dead, doctor, histories, instances, running, streams, talking
 from romancy_nats.cli.exits import MEANINGS, root_cause, tell
 
 _log = logging.getLogger("romancy.cli")
@@ -45,6 +45,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
 }
 for _name, _command in _COMMANDS.items():
     app.command(name=_name, epilog=MEANINGS)(_command)
+app.add_typer(dead.group)
 app.add_typer(streams.group)
 
 

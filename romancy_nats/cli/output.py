@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, cast
 
 from rich.console import Console
 from rich.table import Table
@@ -32,8 +32,8 @@ def print_json(value: object, *, indent: int | None = 2) -> None:
 
 def print_rows(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
     """A table on a terminal, else tab-separated lines under a line of names."""
-    told = [[_cell(value) for value in row] for row in rows]
     console = Console()
+    told = [[_cell(value, local=console.is_terminal) for value in row] for row in rows]
     if not console.is_terminal:
         for row in [list(columns), *told]:
             print("\t".join(row))
@@ -53,8 +53,9 @@ def print_rows(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empt
 
 def print_pairs(pairs: Iterable[tuple[str, object]]) -> None:
     """Names and values, one a line; those that say nothing are left out."""
-    said = [(name, _cell(value)) for name, value in pairs if value not in (None, "", (), {})]
     console = Console()
+    local = console.is_terminal
+    said = [(name, _cell(value, local=local)) for name, value in pairs if value not in (None, "", (), {})]
     width = max((len(name) for name, _ in said), default=0)
     for name, value in said:
         if console.is_terminal:
@@ -83,12 +84,21 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _cell(value: object) -> str:
+def _cell(value: object, *, local: bool) -> str:
     if value is None:
         return ""
+    if isinstance(value, str):
+        return printable(value)
     if isinstance(value, datetime):
-        return value.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-    return printable(value if isinstance(value, str) else str(value))
+        return shown_time(value, local=local)
+    if isinstance(value, tuple) and all(isinstance(one, str) for one in cast("tuple[object, ...]", value)):
+        return printable(", ".join(cast("tuple[str, ...]", value)))
+    return printable(json.dumps(value, ensure_ascii=False, default=_plain))
+
+
+def shown_time(value: datetime, *, local: bool) -> str:
+    """A time with its offset: the zone of whoever reads on a terminal, else UTC."""
+    return value.astimezone(None if local else UTC).isoformat(sep=" ", timespec="milliseconds")
 
 
 def _plain(value: Any) -> object:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, cast
 
 import typer
 
-from romancy_nats.cli.connected import run_async
+from romancy_nats.cli.connected import opened, run_async
 from romancy_nats.cli.exits import Exit
 from romancy_nats.cli.options import AsJson, Namespace, Url, settings
 from romancy_nats.cli.output import print_json, print_rows
@@ -103,20 +101,6 @@ def export_files(
     except OSError as error:
         raise ConfigurationError(f"cannot write to {directory}: {error.strerror}") from error
     print(f"{len(files)} files in {directory}")
-
-
-@asynccontextmanager
-async def opened(chosen: Settings) -> AsyncGenerator[Connection]:
-    """A connection that creates nothing."""
-    if chosen.nats_url is None:
-        raise ConfigurationError("no server: say --url, or set ROMANCY_NATS_URL")
-    async with Connection.open(
-        chosen.nats_url,
-        name="romancy-cli",
-        credentials=chosen.credentials(),
-        inbox_prefix=chosen.inbox_prefix,
-    ) as connection:
-        yield connection
 
 
 async def topology_of(connection: Connection, chosen: Settings) -> Topology:

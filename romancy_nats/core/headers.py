@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from romancy_nats.core.ids import InstanceKey, check_id, decode_token
+from romancy_nats.core.ids import InstanceKey, check_id, decode_token, encode_token
 from romancy_nats.errors import InvalidNameError
 
 ID = "Romancy-Instance-Id"
@@ -34,6 +34,8 @@ UPDATE = "Romancy-Update"
 REASON = "Romancy-Reason"
 ORIGIN_STREAM = "Romancy-Origin-Stream"
 ORIGIN_SEQUENCE = "Romancy-Origin-Sequence"
+ORIGIN_ID = "Romancy-Origin-Id"
+"""The encoded id of the instance that a parked message was for."""
 ORIGIN_MESSAGE_ID = "Romancy-Origin-Msg-Id"
 TRUNCATED = "Romancy-Truncated"
 CONTENT_TYPE = "Content-Type"
@@ -90,15 +92,18 @@ def kept(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def dead_letter_headers(
-    headers: Mapping[str, str], reason: str, stream: str, sequence: int
+    headers: Mapping[str, str], reason: str, stream: str, sequence: int, id: str = ""
 ) -> dict[str, str]:
-    """The headers of a dead letter; parking the same message twice is one letter."""
-    return kept(headers) | {
+    """The headers of a dead letter; parking the same message twice is one letter. `id` is that of the instance."""
+    known = {
         MESSAGE_ID: f"{stream}:{sequence}",
         REASON: one_line(reason)[:LONGEST_REASON],
         ORIGIN_STREAM: stream,
         ORIGIN_SEQUENCE: str(sequence),
     }
+    if id:
+        known[ORIGIN_ID] = encode_token(id)
+    return kept(headers) | known
 
 
 def one_line(text: str) -> str:

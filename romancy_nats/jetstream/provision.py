@@ -6,7 +6,9 @@ Never deletes and never recreates anything; several processes may run it at once
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from enum import Enum, auto
 from typing import NamedTuple, cast
@@ -29,6 +31,7 @@ from romancy_nats.jetstream.topology import (
 
 _log = logging.getLogger("romancy.provision")
 
+_SHARD_0 = re.compile(r"KV_[a-z0-9-]{1,32}_0")
 API_TIMEOUT = 15.0
 """A replicated stream waits for its group to elect a leader."""
 
@@ -49,7 +52,9 @@ class Difference(NamedTuple):
     def __str__(self) -> str:
         if not self.setting:
             return f"{self.stream} is missing"
-        return f"{self.stream}: {self.setting} is {self.found!r}, should be {self.wanted!r}"
+        return (
+            f"{self.stream}: {self.setting} is {json.dumps(self.found)}, should be {json.dumps(self.wanted)}"
+        )
 
 
 class _Outcome(Enum):
@@ -116,6 +121,22 @@ async def read_topology(connection: Connection, like: Topology) -> Topology:
             f"it was not made by this release (format {FORMAT}); use another namespace or the release that made it"
         )
     return Topology(like.namespace, int(count), like.replicas, like.storage)
+
+
+async def namespaces(connection: Connection) -> list[str]:
+    """The names of all namespaces on the server, sorted."""
+    found: list[str] = []
+    seen = 0
+    while True:
+        request: Config = {"offset": seen, "subject": "$KV.*.instance.>"}
+        answer = await ask(connection, "STREAM.NAMES", request, API_TIMEOUT)
+        _raise_refused(answer, "list its streams")
+        names = answer.body.get("streams")
+        if not isinstance(names, list) or not names:
+            return sorted(found)
+        seen += len(cast("list[object]", names))
+        # Shard 0 is there once in each namespace.
+        found += [name[3:-2] for name in map(str, cast("list[object]", names)) if _SHARD_0.fullmatch(name)]
 
 
 async def diff(connection: Connection, topology: Topology) -> list[Difference]:

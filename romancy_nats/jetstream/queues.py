@@ -159,7 +159,7 @@ class JetStreamQueues:
 
     async def park(self, letter: DeadLetter) -> WriteReply:
         """Write a dead letter, once per source."""
-        headers = dead_letter_headers(letter.headers, letter.reason, *letter.source)
+        headers = dead_letter_headers(letter.headers, letter.reason, *letter.source, letter.id)
         stream, subject = self._subjects.dead_stream, self._subjects.dead(letter.workflow)
         reply = await self._write(stream, subject, letter.data, headers)
         if isinstance(reply, Refused) and reply.why is Refusal.TOO_LARGE:

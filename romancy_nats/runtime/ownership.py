@@ -110,7 +110,9 @@ class Ownership:
 
     async def park(self, delivery: Delivery, reason: str) -> None:
         """Write the dead letter, then acknowledge: nothing is lost in between (L9)."""
-        letter = DeadLetter(delivery.workflow, reason, delivery.data, delivery.headers, delivery.source)
+        letter = DeadLetter(
+            delivery.workflow, reason, delivery.data, delivery.headers, delivery.source, delivery.id
+        )
         while not isinstance(await self.engine.world.queues.park(letter), int):
             await anyio.sleep(1.0)
         delivery.ack()

@@ -52,7 +52,7 @@ class MemoryQueues:
         return await self._publish(stream, message.key.workflow, message.key.id, message.data, headers)
 
     async def park(self, letter: DeadLetter) -> WriteReply:
-        headers = dead_letter_headers(letter.headers, letter.reason, *letter.source)
+        headers = dead_letter_headers(letter.headers, letter.reason, *letter.source, letter.id)
         data = letter.data
         if _size(data, headers) > self._server.max_payload:
             headers[TRUNCATED] = str(len(data))
