@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from contextlib import suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from romancy_nats.core.error_text import class_name, shown
 from romancy_nats.core.ids import encode_token
-from romancy_nats.errors import ConfigurationError, PayloadError
+from romancy_nats.core.plain import encode_plain
+from romancy_nats.errors import ConfigurationError
 from romancy_nats.runtime.progress import EMITTED, HEARTBEAT
 
 if TYPE_CHECKING:
     from romancy_nats.core.ids import InstanceKey
 
 S = TypeVar("S")
+_log = logging.getLogger("romancy.activity")
+MAX_DETAILS = 64 * 1024
+"""Bytes of the details of a heartbeat, which go into the history with a failed attempt."""
 
 _current: ContextVar[ActivityContext] = ContextVar("romancy_activity")
 
@@ -44,6 +49,7 @@ class ActivityContext:
         "_generation",
         "_key",
         "_state",
+        "_warned",
         "activity_id",
         "attempt",
         "last_heartbeat",
@@ -66,9 +72,13 @@ class ActivityContext:
         self.last_heartbeat = last_heartbeat
         self._state = state
         self._cancelled = False
-        self._details: Any = None
+        self._details = b""
+        self._warned = False
         self._beat: Callable[[], None] | None = None
-        self.tell: Callable[[str, object], None] | None = None
+        self.tell: Callable[[str, bytes], None] | None = None
+
+    def __repr__(self) -> str:
+        return f"{self._key!r} {self.activity_id}, attempt {self.attempt}"
 
     @property
     def instance_id(self) -> str:
@@ -93,18 +103,32 @@ class ActivityContext:
         return self._cancelled
 
     def heartbeat(self, details: object = None) -> None:
-        """Say that the attempt is alive; the next attempt finds `details` in `last_heartbeat`."""
-        self._details = details
+        """Say that the attempt is alive; the next attempt finds `details`, as they are now, in `last_heartbeat`.
+
+        Details that cannot be encoded, or take more than 64 KiB, are left out with one warning: the last ones that
+        could be kept are. May be called from any thread.
+        """
         if self._beat is not None:
             self._beat()
-        if self.tell is not None and details is not None:
-            with suppress(PayloadError):
-                self.tell(HEARTBEAT, details)
+        if details is None or self._cancelled:
+            return
+        try:
+            data = encode_plain(details, "the details of a heartbeat")
+        except Exception as error:  # noqa: BLE001 - the boundary: encoding runs code of a user, and is no affair of the attempt
+            self._leave_out(shown(error))
+            return
+        if len(data) > MAX_DETAILS:
+            self._leave_out(f"{len(data):,} bytes; keep to {MAX_DETAILS:,}")
+            return
+        self._details = data
+        if self.tell is not None:
+            self.tell(HEARTBEAT, data)
 
     def emit(self, value: object) -> None:
         """Tell whoever watches the instance; it is not recorded. Raises PayloadError for what cannot be encoded."""
-        if self.tell is not None:
-            self.tell(EMITTED, value)
+        data = encode_plain(value, "what an activity emits")
+        if self.tell is not None and not self._cancelled:
+            self.tell(EMITTED, data)
 
     def state(self, kind: type[S]) -> S:
         """What the app's `lifespan` yielded; raises ConfigurationError when it is not of this type."""
@@ -112,18 +136,27 @@ class ActivityContext:
         if isinstance(found, kind):
             return found
         raise ConfigurationError(
-            f"the lifespan of the app yielded {type(found).__name__}, not {kind.__name__}; "
+            f"the lifespan of the app yielded {class_name(type(found))}, not {class_name(kind)}; "
             "give App(lifespan=…) an async context manager that yields it"
         )
 
-    def watch(self, beat: Callable[[], None]) -> None:
-        """Call `beat` at each heartbeat (the engine's silence limit)."""
+    def watch(self, beat: Callable[[], None] | None) -> None:
+        """Call `beat` at each heartbeat (the engine's silence limit), nobody from now on with None."""
         self._beat = beat
 
-    def details(self) -> object:
-        """The details of the last heartbeat."""
+    def details(self) -> bytes:
+        """The payload of the last details that a heartbeat gave, empty when none did."""
         return self._details
 
     def cancel(self) -> None:
         """Raise the flag that threads look at."""
         self._cancelled = True
+
+    def _leave_out(self, why: str) -> None:
+        if not self._warned:
+            self._warned = True
+            _log.warning(
+                "%r: the details of a heartbeat are left out: %s",
+                self,
+                why,
+            )

@@ -1,43 +1,30 @@
-"""Running an activity: attempts, limits, heartbeats, threads, back-off. Says how it ended; records nothing."""
+"""The attempts of one activity, one after the other: retries, back-off, results. Says how it ended; records nothing."""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
-from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
-import anyio
-import anyio.to_thread
-
+from romancy_nats.core.error_text import class_key, error_text, is_one_of, shown
 from romancy_nats.core.events import ActivityAttemptFailed, ActivityCompleted, ActivityFailed
 from romancy_nats.core.failure import Failure
 from romancy_nats.core.ids import InstanceKey
-from romancy_nats.core.limits import Limits
-from romancy_nats.core.payload import ValueCodec
 from romancy_nats.core.pending import PendingActivity
-from romancy_nats.core.plain import encode_plain
-from romancy_nats.core.retry import RetryPolicy
+from romancy_nats.core.plain import decode_plain, encode_plain
+from romancy_nats.core.retry import asked_delay
 from romancy_nats.core.times import micros
-from romancy_nats.errors import ActivityTimeoutError, PayloadError, PayloadTooLargeError
-from romancy_nats.ports import Chance, Clock
-from romancy_nats.runtime.activity_context import ActivityContext, enter_attempt
+from romancy_nats.errors import PayloadError, PayloadTooLargeError
+from romancy_nats.runtime.activity_context import ActivityContext
+from romancy_nats.runtime.attempt import Attempt
 from romancy_nats.runtime.progress import FAILED, HEARTBEAT, STARTED
-from romancy_nats.runtime.tuning import Tuning
+from romancy_nats.runtime.workshop import Workshop
 
 _log = logging.getLogger("romancy.activity")
-_details = ValueCodec[object](Any)
-LONG_DELAY = 1.0
-"""From this back-off on (seconds) a failed attempt is committed at once: a write is cheap beside the wait."""
-
-
-LONG_REST = 5.0
-"""From this back-off on the worker lets go of the activity until the next attempt is due."""
-
-
+RECORDED_FROM = 0.2
+"""From this back-off on (seconds) a failed attempt is committed at once, with the time of the next one: a write is
+cheap beside the wait, the count survives a kill, and the instance may rest meanwhile."""
 _SOON = 0.05
 _BETWEEN_BEATS = 0.1
 
@@ -50,31 +37,8 @@ class Ended(Protocol):
     def announce(self, type: str, data: bytes) -> None: ...
 
 
-class Workshop:
-    """What the attempts of one worker share: limits, resources, replacements of activities."""
-
-    def __init__(self, tuning: Tuning, clock: Clock, chance: Chance) -> None:
-        self.tuning = tuning
-        self.clock = clock
-        self.chance = chance
-        self.state: object = None
-        self.overrides: Mapping[str, Callable[..., object]] = {}
-        self.inline_threads = False
-        self.may_begin: Callable[[], bool] = lambda: True
-        self.limits: Callable[[], Limits] = Limits
-        self._limiters: dict[str, anyio.CapacityLimiter] = {}
-
-    def limiter(self, name: str, most: int | None) -> anyio.CapacityLimiter:
-        """The bound on threads for one activity, or the worker's own."""
-        bound = "" if most is None else name
-        limiter = self._limiters.get(bound)
-        if limiter is None:
-            limiter = self._limiters[bound] = anyio.CapacityLimiter(most or self.tuning.threads)
-        return limiter
-
-
 class Attempts:
-    """The attempts of one scheduled activity, in one asyncio task."""
+    """The attempts of one scheduled activity in this process."""
 
     def __init__(
         self, workshop: Workshop, key: InstanceKey, generation: int, pending: PendingActivity, told: Ended
@@ -84,131 +48,84 @@ class Attempts:
         self._generation = generation
         self._pending = pending
         self._told = told
-        self._context: ActivityContext | None = None
+        self._number = pending.attempts
+        self._heartbeat = pending.heartbeat
+        self._attempt: Attempt | None = None
+        self._next: asyncio.TimerHandle | None = None
+        self._soon: asyncio.TimerHandle | None = None
         self._given_up = False
-        self._final = False
         self._announced = 0
         self._beat_at = 0.0
-        self._loop = asyncio.get_running_loop()
-        self.task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Begin the next attempt, as soon as the lease allows it (L10). Whatever goes wrong with it is its failure."""
+        self._next = None
+        if not self._workshop.may_begin():
+            # Also before the first: this process may have stood still since it was asked for.
+            self._next = self._workshop.loop.call_later(self._workshop.tuning.lease_ttl / 30, self.begin)
+            return
+        self._number += 1
+        try:
+            self._begin()
+        except BaseException as error:  # noqa: BLE001 - the boundary: decoding runs code of a user
+            self._attempt_ended(None, error)
 
     def give_up(self) -> None:
         """The result no longer counts: interrupt async code, raise the flag for a thread."""
         self._given_up = True
-        if self._context is not None:
-            self._context.cancel()
-        if self.task is not None:
-            self.task.cancel()
+        attempt = self._attempt
+        self._release()
+        if attempt is not None:
+            attempt.give_up()
 
-    async def run(self) -> None:
-        """Try until it is completed or has failed for good, or waits for long."""
-        try:
-            await self._run()
-        finally:
-            # Freed at once: the task and what it runs in refer to us.
-            self.task = self._context = None
-
-    async def _run(self) -> None:
+    def _begin(self) -> None:
         pending, workshop = self._pending, self._workshop
-        policy = pending.activity.retry or workshop.tuning.retry
-        attempt = pending.attempts
-        heartbeat = pending.heartbeat
-        while True:
-            # Also before the first: this process may have stood still since it was asked for (L10).
-            while not workshop.may_begin():
-                await asyncio.sleep(workshop.tuning.lease_ttl / 30)
-            attempt += 1
-            error = await self._try(attempt, heartbeat)
-            if error is None or self._given_up:
+        activity = pending.activity
+        context = ActivityContext(
+            self._key,
+            pending.id,
+            self._number,
+            workshop.state,
+            decode_plain(self._heartbeat),
+            self._generation,
+        )
+        context.tell = self._heard
+        args, kwargs = activity.parameters.decode(pending.input)
+        fn, is_async = workshop.function(activity.name, activity.fn, activity.is_async)
+        self._attempt = Attempt(workshop, activity, context, self._begun, self._attempt_ended)
+        self._attempt.begin(fn, is_async, args, kwargs)
+
+    def _release(self) -> None:
+        """Nothing of the attempt is kept or will happen: it and what it runs in refer to us."""
+        for timer in (self._next, self._soon):
+            if timer is not None:
+                timer.cancel()
+        self._next = self._soon = None
+        if self._attempt is not None:
+            self._attempt.context.tell = None
+            self._attempt = None
+
+    # --- how an attempt ends
+
+    def _attempt_ended(self, value: object, error: BaseException | None) -> None:
+        if self._given_up:
+            return
+        final = False
+        if error is None:
+            try:
+                data = self._encode(value)
+            except BaseException as problem:  # noqa: BLE001 - the boundary: encoding runs code of a user
+                # Running it again would do its work again and give the same kind of value.
+                error, final = self._unfit(problem), True
+            else:
+                self._over(ActivityCompleted(self._pending.id, self._number, data))
                 return
-            delay = None
-            if not self._is_final(policy, error):
-                elapsed = workshop.clock.now() - pending.began / 1_000_000
-                delay = policy.next_delay(attempt, elapsed, workshop.chance.number())
-            failure = self._failure(error)
-            if delay is None:
-                self._fail(attempt, policy, error, failure)
-                return
-            _log.info(
-                "attempt %d of %s failed, next in %.2f s: %s",
-                attempt,
-                self._name(),
-                delay,
-                _short(error),
-                extra=self._fields(attempt),
-            )
-            if self._context is not None and self._context.details() is not None:
-                heartbeat = _encode_details(self._context.details())
-            if delay >= LONG_REST:
-                # The instance may rest meanwhile: whoever owns it then begins the next attempt.
-                due = micros(workshop.clock.now() + delay)
-                note = ActivityAttemptFailed(pending.id, attempt, failure, heartbeat, due)
-                self._told.attempt_failed(note, commit=True)
-                return
-            note = ActivityAttemptFailed(pending.id, attempt, failure, heartbeat)
-            self._told.attempt_failed(note, commit=delay >= LONG_DELAY)
-            await asyncio.sleep(delay)
+        self._failed(error, final)
 
-    async def _try(self, attempt: int, heartbeat: bytes) -> BaseException | None:
-        # Whoever watches wants to see what takes long: most first attempts are over before they are worth a notice.
-        soon = self._loop.call_later(_SOON, self._begun, attempt)
-        if attempt > 1:
-            self._begun(attempt)
-        try:
-            error = await self._try_quietly(attempt, heartbeat)
-        finally:
-            soon.cancel()
-        if error is not None and not self._given_up:
-            self._begun(attempt)
-            self._tell(FAILED, attempt, error=_short(error))
-        return error
-
-    def _begun(self, attempt: int) -> None:
-        if self._announced < attempt:
-            self._announced = attempt
-            self._tell(STARTED, attempt)
-
-    def _tell(self, type: str, attempt: int, **more: object) -> None:
-        pending = self._pending
-        known = {"activity_id": pending.id, "name": pending.activity.name, "attempt": attempt}
-        self._told.announce(type, encode_plain({**known, **more}))
-
-    def _heard(self, type: str, value: object) -> None:
-        """The activity has something to tell, perhaps from a thread."""
-        if type == HEARTBEAT:
-            now = self._workshop.clock.monotonic()
-            if now - self._beat_at < _BETWEEN_BEATS:
-                return
-            self._beat_at = now
-        data = encode_plain(value, "what an activity emits")
-        # The worker may be gone while a thread of it still runs.
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._pass_on, type, data)
-
-    def _pass_on(self, type: str, data: bytes) -> None:
-        if not self._given_up:
-            self._told.announce(type, data)
-
-    async def _try_quietly(self, attempt: int, heartbeat: bytes) -> BaseException | None:
-        pending = self._pending
-        try:
-            result = await self._call(attempt, heartbeat)
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            # Cancelled from outside, the worker ends: that says nothing about the activity.
-            if self._given_up or (task is not None and task.cancelling()):
-                raise
-            return error
-        except BaseException as error:  # noqa: BLE001 - the boundary: whatever an activity raises is its failure, not the worker's
-            return error
-        try:
-            data = self._encode(result)
-        except PayloadError as error:
-            # Running it again would do its work again and give the same kind of value.
-            self._final = True
-            return _named(error, pending.activity.name)
-        self._told.ended(ActivityCompleted(pending.id, attempt, data))
-        return None
+    def _over(self, event: ActivityCompleted | ActivityFailed) -> None:
+        self._release()
+        # Out of the variables that the activity set: what the engine begins now is not to see them.
+        self._workshop.scope().run(self._told.ended, event)
 
     def _encode(self, result: Any) -> bytes:
         activity, limit = self._pending.activity, self._workshop.limits().value
@@ -217,111 +134,111 @@ class Attempts:
             raise PayloadTooLargeError(f"the result of activity {activity.name!r}", len(data), limit)
         return data
 
-    async def _call(self, attempt: int, heartbeat: bytes) -> Any:
-        pending, workshop = self._pending, self._workshop
-        activity = pending.activity
-        last = _details.decode(heartbeat) if heartbeat else None
-        context = self._context = ActivityContext(
-            self._key, pending.id, attempt, workshop.state, last, self._generation
-        )
-        context.tell = self._heard
-        enter_attempt(context)
-        args, kwargs = activity.parameters.decode(pending.input)
-        fn = workshop.overrides.get(activity.name, activity.fn)
-        is_async = activity.is_async if fn is activity.fn else inspect.iscoroutinefunction(fn)
-        limit, silence = activity.timeout, activity.heartbeat
-        if is_async and limit is None and silence is None:
-            return await cast("Awaitable[Any]", fn(*args, **kwargs))
-        call = fn(*args, **kwargs) if is_async else self._in_thread(fn, args, kwargs)
-        return await self._limited(call, context, limit, silence)
-
-    async def _in_thread(self, fn: Callable[..., object], args: Any, kwargs: Any) -> Any:
-        if self._workshop.inline_threads:
-            return fn(*args, **kwargs)
-        limiter = self._workshop.limiter(self._pending.activity.name, self._pending.activity.max_threads)
-        return await anyio.to_thread.run_sync(
-            partial(fn, *args, **kwargs), abandon_on_cancel=True, limiter=limiter
-        )
-
-    async def _limited(
-        self, call: Any, context: ActivityContext, limit: float | None, silence: float | None
-    ) -> Any:
-        """Await the call within its time limit and its longest silence."""
+    def _unfit(self, problem: BaseException) -> PayloadError:
         name = self._pending.activity.name
-        outer = asyncio.timeout(limit)
-        inner = asyncio.timeout(silence)
-        try:
-            async with outer, inner:
-                if silence is not None:
-                    context.watch(_Pulse(inner, silence))
-                return await call
-        except TimeoutError as error:
-            if outer.expired() and limit is not None:
-                raise ActivityTimeoutError(name, limit) from error
-            if inner.expired() and silence is not None:
-                raise ActivityTimeoutError(name, silence, "heartbeat") from error
-            raise
-        finally:
-            context.watch(lambda: None)
-            if outer.expired() or inner.expired() or self._given_up:
-                context.cancel()
+        if is_one_of(problem, (PayloadError,)):
+            if isinstance(problem, PayloadError) and name in error_text(problem, 1000):
+                return problem
+            reason = error_text(problem, 1000)
+        else:
+            reason = f"its result could not be encoded: {shown(problem)}"
+        error = PayloadError(f"activity {name!r}: {reason}")
+        error.__cause__ = problem
+        return error
 
-    def _fail(self, attempt: int, policy: RetryPolicy, error: BaseException, failure: bytes) -> None:
-        exhausted = not self._is_final(policy, error)
-        # Not a warning: the workflow may catch it. If it does not, its own failure is one.
-        text = "%s failed after %d attempt(s): %s"
-        _log.info(text, self._name(), attempt, _short(error), extra=self._fields(attempt))
-        self._told.ended(ActivityFailed(self._pending.id, attempt, failure, exhausted))
+    def _failed(self, error: BaseException, final: bool) -> None:
+        try:
+            failure = self._failure(error)
+            delay, exhausted = self._next_delay(error, final)
+        except BaseException as problem:  # noqa: BLE001 - the boundary: what goes wrong here is no reason for a worker to end
+            _log.exception(
+                "%s: the failure of an attempt could not be judged", self._name(), extra=self._fields()
+            )
+            failure = Failure(
+                class_key(type(error)), f"{error_text(error)} (and then {shown(problem)})"
+            ).encode()
+            delay, exhausted = None, False
+        self._begun()
+        self._tell(FAILED, error=shown(error))
+        if delay is None:
+            # Not a warning: the workflow may catch it. If it does not, its own failure is one.
+            text = "%s failed after %d attempt(s): %s"
+            _log.info(text, self._name(), self._number, shown(error), extra=self._fields())
+            self._over(ActivityFailed(self._pending.id, self._number, failure, exhausted))
+        else:
+            text = "attempt %d of %s failed, next in %.2f s: %s"
+            _log.info(text, self._number, self._name(), delay, shown(error), extra=self._fields())
+            self._wait(delay, failure)
+
+    def _next_delay(self, error: BaseException, final: bool) -> tuple[float | None, bool]:
+        """Seconds until the next attempt, None for none; and whether the attempts are used up."""
+        workshop = self._workshop
+        policy = self._pending.activity.retry or workshop.tuning.retry
+        if final or policy.is_final(error):
+            return None, False
+        elapsed = workshop.clock.now() - self._pending.began / 1_000_000
+        delay = policy.next_delay(self._number, elapsed, workshop.chance.number(), asked_delay(error))
+        return delay, True
+
+    def _wait(self, delay: float, failure: bytes) -> None:
+        if self._attempt is not None:
+            self._heartbeat = self._attempt.context.details() or self._heartbeat
+        self._release()
+        recorded = delay > RECORDED_FROM
+        if not recorded:
+            self._next = self._workshop.loop.call_later(delay, self.begin)
+        # One that is recorded is begun by whoever owns the instance then.
+        due = micros(self._workshop.clock.now() + delay) if recorded else 0
+        note = ActivityAttemptFailed(self._pending.id, self._number, failure, self._heartbeat, due)
+        self._workshop.scope().run(lambda: self._told.attempt_failed(note, commit=recorded))
 
     def _failure(self, error: BaseException) -> bytes:
         most = self._workshop.limits().failure
         return Failure.of(error, self._pending.activity.errors, most=most).encode()
 
-    def _is_final(self, policy: RetryPolicy, error: BaseException) -> bool:
-        return self._final or policy.is_final(error)
+    # --- what is announced
+
+    def _begun(self) -> None:
+        """It runs. Whoever watches sees a first attempt only if it takes long: most are over before that."""
+        number = self._number
+        if self._attempt is not None and not self._attempt.over and number == 1:
+            self._soon = self._workshop.loop.call_later(_SOON, self._announce_start)
+        else:
+            self._announce_start()
+
+    def _announce_start(self) -> None:
+        if self._announced < self._number:
+            self._announced = self._number
+            self._tell(STARTED)
+
+    def _tell(self, type: str, **more: object) -> None:
+        pending = self._pending
+        known = {"activity_id": pending.id, "name": pending.activity.name, "attempt": self._number}
+        try:
+            self._told.announce(type, encode_plain({**known, **more}))
+        except Exception:  # noqa: BLE001 - the boundary: nothing of a notice is worth the end of an attempt
+            _log.debug("%s: a notice of %s could not be sent", self._name(), type, exc_info=True)
+
+    def _heard(self, type: str, data: bytes) -> None:
+        """The activity has something to tell, perhaps from a thread."""
+        if type == HEARTBEAT:
+            now = self._workshop.clock.monotonic()
+            if now - self._beat_at < _BETWEEN_BEATS:
+                return
+            self._beat_at = now
+        # The worker may be gone while a thread of it still runs.
+        with suppress(RuntimeError):
+            self._workshop.loop.call_soon_threadsafe(self._pass_on, type, data)
+
+    def _pass_on(self, type: str, data: bytes) -> None:
+        if not self._given_up:
+            self._told.announce(type, data)
 
     def _name(self) -> str:
         return f"{self._key!r} {self._pending.id}"
 
-    def _fields(self, attempt: int) -> dict[str, object]:
+    def _fields(self) -> dict[str, object]:
         """What a log record about an attempt carries beside its text."""
         key = self._key
         known: dict[str, object] = {"workflow": key.workflow, "instance_id": key.id}
-        return known | {"activity_id": self._pending.id, "attempt": attempt}
-
-
-class _Pulse:
-    """Puts the end of the silence off, from whichever thread the heartbeat comes."""
-
-    def __init__(self, silence: asyncio.Timeout, seconds: float) -> None:
-        self._silence = silence
-        self._seconds = seconds
-        self._loop = asyncio.get_running_loop()
-
-    def __call__(self) -> None:
-        self._loop.call_soon_threadsafe(self._put_off)
-
-    def _put_off(self) -> None:
-        # It runs a turn of the loop later: the attempt may be over by then.
-        with suppress(RuntimeError):
-            self._silence.reschedule(self._loop.time() + self._seconds)
-
-
-def _named(error: PayloadError, activity: str) -> PayloadError:
-    if activity in str(error):
-        return error
-    named = PayloadError(f"activity {activity!r}: {error}")
-    named.__cause__ = error
-    return named
-
-
-def _encode_details(details: object) -> bytes:
-    try:
-        return _details.encode(details)
-    except PayloadError as error:
-        _log.warning("heartbeat details cannot be kept: %s", error)
-        return b""
-
-
-def _short(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error)[:200]}"
+        return known | {"activity_id": self._pending.id, "attempt": self._number}

@@ -75,7 +75,8 @@ class Effects(Part):
         generation = instance.record.generation
         attempts = Attempts(instance.owner.workshop, instance.key, generation, pending, instance)
         self.attempts[id] = attempts
-        attempts.task = instance.spawn(attempts.run())
+        pending.retry_at = 0
+        attempts.begin()
 
     def give_up(self, id: str) -> None:
         """Nobody wants its result any more."""

@@ -23,7 +23,6 @@ from romancy_nats.core.record import InstanceStatus
 from romancy_nats.errors import ConnectionLostError, RomancyError, ServerUnavailableError
 from romancy_nats.ports import Delivery, QueueKind, World
 from romancy_nats.runtime.alarms import idle
-from romancy_nats.runtime.attempts import Workshop
 from romancy_nats.runtime.dispatcher import Dispatcher
 from romancy_nats.runtime.due import Due
 from romancy_nats.runtime.endings import log_end
@@ -45,6 +44,7 @@ from romancy_nats.runtime.sending import lent
 from romancy_nats.runtime.sweeper import OwnWake, Sweeper
 from romancy_nats.runtime.tuning import Tuning
 from romancy_nats.runtime.watched_loop import Notices, WatchedLoop
+from romancy_nats.runtime.workshop import Workshop
 
 _log = logging.getLogger("romancy.worker")
 _MOST_MESSAGES = 256
@@ -78,7 +78,7 @@ class Engine:
         )
         self.lease = Lease(world, tuning, self._lease_lost, self._lease_regained)
         self.workshop = Workshop(tuning, world.clock, world.chance)
-        self.workshop.overrides = {**lent(world), **(overrides or {})}
+        self.workshop.replace({**lent(world), **(overrides or {})})
         self.workshop.may_begin = self.lease.valid
         self.workshop.limits = lambda: world.limits
         self.instances: dict[InstanceKey, Instance] = {}
@@ -114,6 +114,7 @@ class Engine:
 
     async def run(self) -> None:
         """Take a lease and work until cancelled or drained; on the way out let go of everything cleanly."""
+        self.workshop.open()
         await self.lease.take()
         await self._serve()
         try:
@@ -137,8 +138,11 @@ class Engine:
                         self._pulls.append(group.create_task(self._again_and_again(partial(pull, name))))
                 self._pulls.append(group.create_task(self._again_and_again(self._dispatcher.run)))
                 self.ready.set()
-                await self._drained.wait()
-                self._drop_all()
+                try:
+                    await self._drained.wait()
+                finally:
+                    # Also of a worker that is cancelled: its attempts end before whatever they need.
+                    self._drop_all()
                 # All of them: a drain that came early did not see the pulls, and what waits for a server that is
                 # gone would wait for ever.
                 for task in (*self._services, *self._pulls, *self._spawned):
@@ -148,6 +152,7 @@ class Engine:
             for instance in self.asleep.values():
                 instance.close()
             self.asleep.clear()
+            await self.workshop.close()
             for unserve in (*self._unserve_queries, self._unserve):
                 await unserve()
 

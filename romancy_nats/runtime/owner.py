@@ -11,10 +11,10 @@ from romancy_nats.core.error_text import is_one_of
 from romancy_nats.core.events import UpdateAnswered
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.ports import Delivery, World
-from romancy_nats.runtime.attempts import Workshop
 from romancy_nats.runtime.lease import Lease
 from romancy_nats.runtime.pace import Pace
 from romancy_nats.runtime.tuning import Tuning
+from romancy_nats.runtime.workshop import Workshop
 
 if TYPE_CHECKING:
     from romancy_nats.runtime.instance import Instance
