@@ -9,11 +9,12 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from romancy_nats.client import Client
 from romancy_nats.composition import connect_world, server_url, surrounding
 from romancy_nats.core.definition import Activity, Workflow
+from romancy_nats.core.error_text import class_name
 from romancy_nats.core.ids import check_name
 from romancy_nats.core.logs import labelled
 from romancy_nats.core.retry import RetryPolicy
@@ -23,6 +24,7 @@ from romancy_nats.settings import Settings
 from romancy_nats.worker import Lifespan, Worker, running_worker
 
 Overrides = Mapping[Activity[..., Any], Callable[..., object]]
+Replacements = Mapping[str, Callable[..., object]]
 
 
 _log = logging.getLogger("romancy.worker")
@@ -56,6 +58,12 @@ class App:
         self.inputs = inputs
         self.workflows = tuple(workflows)
         self.default_retry = default_retry
+        if default_retry is not None and not isinstance(default_retry, RetryPolicy):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"App(default_retry=…) takes a RetryPolicy, not {default_retry!r}")
+        if lifespan is not None and not callable(lifespan):
+            raise ConfigurationError(
+                f"App(lifespan=…) takes a function that returns an async context manager, not {lifespan!r}"
+            )
         self._lifespan = lifespan
         self._settings = settings
         for workflow in self.workflows:
@@ -80,21 +88,21 @@ class App:
         made = self._lifespan
         if made is None:
             return None
-        return lambda: made(self) if _takes_app(made) else made()
+        return lambda: _resources(made(self) if _takes_app(made) else made())
 
     @asynccontextmanager
     async def run(
         self, url: str | None = None, *, overrides: Overrides | None = None
     ) -> AsyncGenerator[Client]:
         """A server (embedded, unless a URL is known), a worker and a client, for as long as the block."""
-        settings = self.settings
+        settings, replacements = self.settings, _named(overrides)
         if settings.watch_workflow_code is None:
             # With a server of its own, or with activities replaced, this is development or a test.
             tried = overrides is not None or (url or settings.nats_url) is None
             settings = settings.model_copy(update={"watch_workflow_code": tried})
         async with (
             server_url(url, settings) as known,
-            self._worker(known, settings, overrides, signals=False),
+            self._worker(known, settings, replacements, signals=False),
             Client.connect(known, settings=settings) as client,
         ):
             yield client
@@ -115,15 +123,15 @@ class App:
         runs in the program's main task: the lifespan of a web application leaves both to the web server, which ends
         the block and with it the worker. Raises ConfigurationError without any URL, ServerError.
         """
-        chosen = settings or self.settings
+        chosen, replacements = settings or self.settings, _named(overrides)
         _warn_of_random_hashes()
-        async with self._worker(url, chosen, overrides, signals=signals) as worker:
+        async with self._worker(url, chosen, replacements, signals=signals) as worker:
             with rare_collections():
                 yield worker
 
     @asynccontextmanager
     async def _worker(
-        self, url: str | None, settings: Settings, overrides: Overrides | None, *, signals: bool | None
+        self, url: str | None, settings: Settings, overrides: Replacements, *, signals: bool | None
     ) -> AsyncGenerator[Worker]:
         with labelled(settings.worker_id):
             async with self._labelled_worker(url, settings, overrides, signals=signals) as worker:
@@ -131,19 +139,18 @@ class App:
 
     @asynccontextmanager
     async def _labelled_worker(
-        self, url: str | None, settings: Settings, overrides: Overrides | None, *, signals: bool | None
+        self, url: str | None, settings: Settings, overrides: Replacements, *, signals: bool | None
     ) -> AsyncGenerator[Worker]:
         async with connect_world(settings, url=url, name=f"romancy-worker-{self.name}") as world:
             known = settings if url is None else settings.model_copy(update={"nats_url": url})
             await world.ensure_consumers({w.name: w.max_concurrency for w in self.workflows})
-            named = {activity.name: fn for activity, fn in (overrides or {}).items()}
             with surrounding(known):
                 async with running_worker(
                     world,
                     self.workflows,
                     replace(settings.tuning(self.default_retry), inputs_stall=self.inputs == "stall"),
                     lifespan=self.lifespan,
-                    overrides=named,
+                    overrides=overrides,
                     signals=signals,
                 ) as worker:
                     yield worker
@@ -160,7 +167,40 @@ def _warn_of_random_hashes() -> None:
         )
 
 
+def _named(overrides: Any) -> dict[str, Callable[..., object]]:
+    """The replacements by the name of their activity; raises ConfigurationError for what cannot replace one."""
+    if not isinstance(overrides or {}, Mapping):
+        raise ConfigurationError(f"overrides is a mapping from activities to functions, not {overrides!r}")
+    named: dict[str, Callable[..., object]] = {}
+    for activity, fn in cast("Mapping[object, object]", overrides or {}).items():
+        if not isinstance(activity, Activity):
+            raise ConfigurationError(
+                f"overrides={{activity: function}} takes activities as keys, not {activity!r}"
+            )
+        if not callable(fn):
+            raise ConfigurationError(
+                f"overrides: {fn!r} cannot be called in place of activity {activity.name!r}; "
+                "give a function, plain or async"
+            )
+        named[activity.name] = cast("Activity[..., Any]", fn).fn if isinstance(fn, Activity) else fn
+    return named
+
+
+def _resources(made: Any) -> AbstractAsyncContextManager[object]:
+    cls = cast("type[object]", type(made))
+    if hasattr(cls, "__aenter__") and hasattr(cls, "__aexit__"):
+        return cast("AbstractAsyncContextManager[object]", made)
+    raise ConfigurationError(
+        f"App(lifespan=…) takes a function that returns an async context manager, not {class_name(cls)}; "
+        "decorate an async generator function with @contextlib.asynccontextmanager"
+    )
+
+
 def _takes_app(lifespan: Callable[..., object]) -> bool:
     from inspect import signature
 
-    return len(signature(lifespan).parameters) == 1
+    try:
+        return len(signature(lifespan).parameters) == 1
+    except (TypeError, ValueError):
+        # Written in C, say.
+        return False

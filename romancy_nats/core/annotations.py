@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import sys
@@ -16,6 +17,7 @@ import typing_extensions
 from romancy_nats.errors import PayloadError
 
 _MANY: tuple[Any, ...] = (list, set, frozenset, deque)
+_AWAITED = (abc.Awaitable, abc.Coroutine, asyncio.Future, asyncio.Task)
 _LAZY = (abc.Iterable, abc.Iterator, abc.Collection, abc.Generator, abc.Reversible, abc.Container)
 
 
@@ -53,8 +55,14 @@ def resolve(
 
 
 def result_annotation(function: Callable[..., object], names: Mapping[str, object] | None = None) -> Any:
-    """What a function returns, `Any` where it does not say."""
-    return resolve(function, "the result", signature(function).return_annotation, names or {})
+    """What a function returns, `Any` where it does not say; of an awaitable, what it gives when it is awaited."""
+    if isinstance(function, type):
+        # What its `__init__` returns says nothing.
+        return Any if issubclass(function, abc.Awaitable) else cast("Any", function)
+    found = resolve(function, "the result", signature(function).return_annotation, names or {})
+    while (typing.get_origin(found) or found) in _AWAITED:
+        found = typing.get_args(found)[-1] if typing.get_args(found) else Any
+    return found
 
 
 def storable(annotation: Any) -> Any:
