@@ -6,32 +6,28 @@ import builtins
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import partial
 from typing import Any, ParamSpec, TypeVar, cast, overload
-
-import anyio
 
 from romancy_nats.core.cloudevents import made_event
 from romancy_nats.core.definition import Workflow
-from romancy_nats.core.headers import CONTENT_TYPE, MESSAGE_ID, NOTIFY, TOKEN
-from romancy_nats.core.ids import InstanceKey, check_id, check_name
+from romancy_nats.core.headers import CONTENT_TYPE, MESSAGE_ID, NOTIFY, TOKEN, derived_id
+from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.parameters import fingerprint
 from romancy_nats.core.payload import ResultReader, ValueCodec
 from romancy_nats.core.selection import Moment, Selection, Statuses
 from romancy_nats.core.start_options import StartOptions
-from romancy_nats.core.starting import write_start
+from romancy_nats.core.starting import read_start, write_start
 from romancy_nats.errors import (
     InstanceConflictError,
     PayloadError,
     PayloadTooLargeError,
     StartRejectedError,
-    StorageError,
 )
-from romancy_nats.handle import InstanceInfo, OwnStart, WorkflowHandle, untyped
-from romancy_nats.ports import Message, Refusal, Refused, World
+from romancy_nats.handle import InstanceInfo, WorkflowHandle, instance_info, untyped
+from romancy_nats.ports import Delivery, World
 from romancy_nats.runtime.notices import Notice
-from romancy_nats.runtime.outbox import Outbox
-from romancy_nats.runtime.writing import read_record
+from romancy_nats.session import OwnStart, Session, Target
 from romancy_nats.settings import Settings
 
 P = ParamSpec("P")
@@ -43,7 +39,7 @@ class Client:
     """A client of one namespace. Get one from `Client.connect`, `app.run()` or a test environment."""
 
     def __init__(self, world: World) -> None:
-        self.world = world
+        self._session = Session(world)
 
     @staticmethod
     def connect(
@@ -73,7 +69,9 @@ class Client:
         exists with another input.
         """
         if isinstance(workflow, str):
-            return await self._start_by_name(check_name(workflow), args, kwargs)
+            key = InstanceKey(workflow, self._session.world.chance.id())
+            body = {"args": builtins.list(args), "kwargs": kwargs}
+            return await start_plain(self._session, key, body, named=False)
         return await self._start(cast("Workflow[..., Any]", workflow), args, kwargs)
 
     @overload
@@ -99,9 +97,9 @@ class Client:
     ) -> WorkflowHandle[Any]:
         """A handle of an instance by id; whether it exists shows when something is awaited on it."""
         if isinstance(workflow, Workflow):
-            return WorkflowHandle(self, check_id(id), workflow.name, workflow.result)
+            return WorkflowHandle(Target(self._session, id, workflow.name), workflow.result)
         codec = untyped() if result_type is None else ResultReader[Any](result_type)
-        return WorkflowHandle(self, check_id(id), workflow, codec)
+        return WorkflowHandle(Target(self._session, id, workflow), codec)
 
     async def list(
         self,
@@ -114,14 +112,14 @@ class Client:
     ) -> AsyncIterator[InstanceInfo]:
         """Instances, in no order: of one workflow, one or several statuses, created in [since, until), with attributes.
 
-        `since` and `until` are a datetime, a timedelta (so long ago) or text: ISO 8601, "2h", "3d". Raises
-        ConfigurationError when a filter cannot be read.
+        What nobody claimed yet is `queued`. `since` and `until` are a datetime, a timedelta (so long ago) or text:
+        ISO 8601, "2h", "3d". Raises ConfigurationError when a filter cannot be read.
         """
         name = workflow.name if isinstance(workflow, Workflow) else workflow
-        now = datetime.fromtimestamp(self.world.clock.now(), UTC)
+        now = datetime.fromtimestamp(self._session.world.clock.now(), UTC)
         wanted = Selection.of(now, status, since, until, attributes)
-        async for listed in self.world.ledger.scan(name):
-            info = InstanceInfo.of(listed.key, listed.record)
+        async for key, record in self._session.instances(name, wanted.statuses):
+            info = instance_info(key, record)
             if wanted.takes(info.status, info.created_at, info.attributes):
                 yield info
 
@@ -141,15 +139,6 @@ class Client:
             number += 1
         return number
 
-    @cached_property
-    def outbox(self) -> Outbox:
-        """What this client sends on channels."""
-        return Outbox(f"client-{self.world.chance.id()}", self.send, lambda: self.world.limits.value)
-
-    async def send(self, message: Message) -> int:
-        """Publish a message to an instance; returns its sequence once it is durable."""
-        return await _until_stored(lambda: self.world.queues.send(message), "a message")
-
     async def send_event(
         self,
         type: object,
@@ -167,21 +156,20 @@ class Client:
         `type` is text, or an event object of the `cloudevents` package, whose attributes and data count then.
         Raises PayloadError, InvalidNameError, StorageError.
         """
-        fresh = self.world.chance.id()
+        world = self._session.world
+        fresh = world.chance.id()
         event = made_event(
             type,
             data,
             id=id or message_id or fresh,
             source=source,
             key=key,
-            time=time or datetime.fromtimestamp(self.world.clock.now(), UTC),
+            time=time or datetime.fromtimestamp(world.clock.now(), UTC),
             extensions=extensions or {},
-            most=self.world.limits.value,
+            most=world.limits.value,
         )
         # Without an id of the user's it is still one event, however often it has to be sent.
-        await _until_stored(
-            lambda: self.world.events.publish(event, message_id or fresh), f"the event {event.type!r}"
-        )
+        await self._session.publish_event(event, message_id or fresh)
 
     # --- starting
 
@@ -193,95 +181,88 @@ class Client:
             workflow.parameters.decode(input)
         except PayloadError as error:
             raise StartRejectedError(str(error), workflow=workflow.name) from error
-        self._check_size(workflow.name, input)
-        options = workflow.start_options
-        key = InstanceKey(workflow.name, options.id if options.id is not None else self.world.chance.id())
+        session, options = self._session, workflow.start_options
+        check_size(session, workflow.name, input)
+        key = InstanceKey(workflow.name, options.id if options.id is not None else session.world.chance.id())
         mark = fingerprint(input)
         if options.id is not None and await self._exists(key, mark, options.on_conflict):
-            return WorkflowHandle(self, key.id, key.workflow, workflow.result, fingerprint=mark)
+            return WorkflowHandle(Target(session, key.id, key.workflow, fingerprint=mark), workflow.result)
         notice = Notice()
-        inbox, give_up = self.world.wire.expect(notice)
-        headers = write_start(workflow, key, input, self.world.chance.id(), notify=inbox)
-        sequence = await self._publish(workflow.name, input, headers)
-        return WorkflowHandle(
-            self,
-            key.id,
-            key.workflow,
-            workflow.result,
-            fingerprint=mark,
-            notice=notice,
-            give_up=give_up,
-            own_start=OwnStart(sequence, options.on_conflict, named=options.id is not None),
-        )
-
-    async def _start_by_name(
-        self, workflow: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> WorkflowHandle[Any]:
-        key = InstanceKey(workflow, self.world.chance.id())
-        return await self.start_plain(key, {"args": builtins.list(args), "kwargs": kwargs})
-
-    async def start_plain(
-        self,
-        key: InstanceKey,
-        body: object,
-        codec: ValueCodec[Any] | None = None,
-        options: StartOptions | None = None,
-    ) -> WorkflowHandle[Any]:
-        """Start a workflow by name with a plain body, as a bare message would; its worker checks the arguments."""
-        try:
-            data = untyped().encode(body)
-        except PayloadError as error:
-            raise StartRejectedError(str(error), workflow=key.workflow) from error
-        self._check_size(key.workflow, data)
-        notice = Notice()
-        inbox, give_up = self.world.wire.expect(notice)
-        message_id = f"{key.token}:{fingerprint(data)}"
-        headers = {
-            TOKEN: key.id_token,
-            CONTENT_TYPE: "application/msgpack",
-            NOTIFY: inbox,
-            MESSAGE_ID: message_id,
-            **(options or StartOptions()).headers(),
-        }
-        await self._publish(key.workflow, data, headers)
-        return WorkflowHandle(self, key.id, key.workflow, codec or untyped(), notice=notice, give_up=give_up)
-
-    def _check_size(self, workflow: str, input: bytes) -> None:
-        most = self.world.limits.value
-        if len(input) > most:
-            too_large = PayloadTooLargeError(f"the input of {workflow!r}", len(input), most)
-            raise StartRejectedError(str(too_large), workflow=workflow) from too_large
+        inbox, give_up = session.world.wire.expect(notice)
+        headers = write_start(workflow, key, input, session.world.chance.id(), notify=inbox)
+        fingerprint_of = partial(_fingerprint, workflow, session.world.limits.value)
+        sequence = await session.start(key, input, headers)
+        own = OwnStart(sequence, options.on_conflict, options.id is not None, fingerprint_of)
+        target = Target(session, key.id, key.workflow, own=own, fingerprint=mark)
+        return WorkflowHandle(target, workflow.result, notice=notice, give_up=give_up)
 
     async def _exists(self, key: InstanceKey, mark: str, on_conflict: str) -> bool:
-        held = await read_record(self.world, key)
+        held = await self._session.record(key)
         if held is None or (on_conflict == "restart_ended" and held.record.status.ended):
             return False
         if on_conflict == "fail" or (held.record.fingerprint and held.record.fingerprint != mark):
             raise InstanceConflictError(key.id, key.workflow)
         return on_conflict != "restart_ended"
 
-    async def _publish(self, workflow: str, data: bytes, headers: dict[str, str]) -> int:
-        return await _until_stored(
-            lambda: self.world.queues.start(workflow, data, headers), f"a start of {workflow!r}"
-        )
+
+def session_of(client: Client) -> Session:
+    """The session behind a client, for the rest of this package."""
+    return client._session  # pyright: ignore[reportPrivateUsage]
 
 
-async def _until_stored(write: Any, what: str) -> int:
-    """Send again, unchanged, until the server answers (L3); the message id makes that harmless."""
-    pause = 0.05
-    unanswered = False
-    while True:
-        reply = await write()
-        if isinstance(reply, int):
-            # What is there already after a lost answer is our own: it counts as sent, with its number in the order.
-            return int(reply) if unanswered else reply
-        if isinstance(reply, Refused):
-            if reply.why is Refusal.TOO_LARGE:
-                raise PayloadError(f"{what} is larger than the server takes ({reply.text})")
-            raise StorageError(f"the server refused {what}: {reply.text or reply.why.name}")
-        unanswered = True
-        await anyio.sleep(pause)
-        pause = min(pause * 2, 2.0)
+async def start_plain(
+    session: Session,
+    key: InstanceKey,
+    body: object,
+    codec: ValueCodec[Any] | None = None,
+    options: StartOptions | None = None,
+    *,
+    named: bool = True,
+) -> WorkflowHandle[Any]:
+    """Start a workflow by name with a plain body, as a bare message would; its worker checks the arguments.
+
+    `named` is False for an id that was made up and is nobody else's.
+    """
+    try:
+        data = untyped().encode(body)
+    except PayloadError as error:
+        raise StartRejectedError(str(error), workflow=key.workflow) from error
+    check_size(session, key.workflow, data)
+    options = options or StartOptions()
+    notice = Notice()
+    inbox, give_up = session.world.wire.expect(notice)
+    headers = {
+        TOKEN: key.id_token,
+        CONTENT_TYPE: "application/msgpack",
+        NOTIFY: inbox,
+        MESSAGE_ID: f"{key.token}:{fingerprint(data)}",
+        **options.headers(),
+    }
+    sequence = await session.start(key, data, headers)
+    own = OwnStart(sequence, options.on_conflict, named=named, fingerprint_of=_unknown)
+    target = Target(session, key.id, key.workflow, own=own)
+    return WorkflowHandle(target, codec or untyped(), notice=notice, give_up=give_up)
+
+
+def check_size(session: Session, workflow: str, input: bytes) -> None:
+    """Raise StartRejectedError for an input that no message can carry."""
+    most = session.world.limits.value
+    if len(input) > most:
+        too_large = PayloadTooLargeError(f"the input of {workflow!r}", len(input), most)
+        raise StartRejectedError(str(too_large), workflow=workflow) from too_large
+
+
+def _fingerprint(workflow: Workflow[..., Any], max_message: int, start: Delivery) -> str:
+    try:
+        return read_start(
+            workflow, start.headers, start.data, derived_id(*start.source), max_message
+        ).fingerprint
+    except StartRejectedError:
+        return ""
+
+
+def _unknown(_: Delivery) -> str:
+    return ""
 
 
 @asynccontextmanager

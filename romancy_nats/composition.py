@@ -77,6 +77,7 @@ async def connect_client_world(
         name=f"{name}-{settings.worker_id or os.getpid()}",
         credentials=settings.credentials(),
         inbox_prefix=settings.inbox_prefix,
+        patience=settings.client_timeout,
     ) as world:
         yield world
 

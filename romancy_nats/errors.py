@@ -232,6 +232,36 @@ class InstanceNotFoundError(RomancyError):
         )
 
 
+class ResultTimeoutError(RomancyError, TimeoutError):
+    """The instance has not ended within the `timeout` of `handle.result`; it goes on.
+
+    `status` is where it stood then, None when the server did not say; `served` whether a worker has its workflow, None
+    when that is not known.
+    """
+
+    def __init__(
+        self, instance_id: str, workflow: str, seconds: float, status: str | None, served: bool | None
+    ) -> None:
+        super().__init__(instance_id, workflow, seconds, status, served)
+        self.instance_id = instance_id
+        self.workflow = workflow
+        self.seconds = seconds
+        self.status = status
+        self.served = served
+
+    def __str__(self) -> str:
+        name = f"instance {self.instance_id!r}" + (f" of workflow {self.workflow!r}" if self.workflow else "")
+        late = f"{name} has not ended within {self.seconds:g} s"
+        if self.status is None:
+            return f"{late}, and the server does not say where it stands; ask again"
+        if self.served is False:
+            return (
+                f"{late}: it is {self.status}, and no worker serves workflow {self.workflow!r} just now; start one "
+                "(`romancy worker MODULE:app`), it will go on"
+            )
+        return f"{late}: it is {self.status}; it goes on, wait again"
+
+
 class AmbiguousInstanceError(RomancyError):
     """The id exists under several workflows; name one with `workflow=`."""
 
@@ -295,7 +325,16 @@ class ConnectionLostError(ServerError):
 
 
 class ServerUnavailableError(ServerError):
-    """The server did not answer in time."""
+    """The server did not answer in time: what was asked may or may not have been done; the text says what is unknown.
+
+    `instance_id` and `message_id` are what to use for the next try, so that it has no second effect; "" where they do
+    not matter.
+    """
+
+    def __init__(self, message: str = "", *, instance_id: str = "", message_id: str = "") -> None:
+        super().__init__(message)
+        self.instance_id = instance_id
+        self.message_id = message_id
 
 
 class PermissionDeniedError(ServerError):

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import NamedTuple, Protocol
 
@@ -156,6 +156,10 @@ class Ledger(Protocol):
         """Records, of one workflow or one id if named; from a replica."""
         ...
 
+    async def existing(self, keys: Sequence[InstanceKey]) -> Collection[InstanceKey]:
+        """Which of these have a record; from a replica. Raises ServerUnavailableError."""
+        ...
+
 
 class Queues(Protocol):
     """The work queues and what is written to them."""
@@ -188,6 +192,20 @@ class Queues(Protocol):
         """The start of this instance that nobody claimed yet, if there is one (a scan: rare, slow)."""
         ...
 
+    async def start_at(self, sequence: int) -> Delivery | None:
+        """The start at that place of its stream, from the leader; None when it is acknowledged. Its answers do nothing.
+
+        Raises ServerUnavailableError.
+        """
+        ...
+
+    def stored_starts(self, workflow: str | None = None) -> AsyncIterator[Delivery]:
+        """The starts of one workflow, or of all, that nobody acknowledged, oldest first; their answers do nothing.
+
+        Read in pages from a replica. Raises ServerUnavailableError.
+        """
+        ...
+
 
 class Unclaimed(NamedTuple):
     """Starts that wait on one subject. `token` is its last token, `workflow` "" where that is not of our spelling."""
@@ -199,6 +217,10 @@ class Unclaimed(NamedTuple):
 
 class Orphans(Protocol):
     """Starts for workflows that have no queue, since no worker ever had them."""
+
+    async def workflows(self) -> Collection[str]:
+        """Those that have a queue: a worker with each was there once. Raises as `unclaimed` does."""
+        ...
 
     async def unclaimed(self) -> Sequence[Unclaimed]:
         """Which they are. Raises ServerUnavailableError, PermissionDeniedError."""
@@ -346,6 +368,10 @@ class Wire(Protocol):
         """
         ...
 
+    async def served(self, workflow: str, timeout: float) -> bool | None:
+        """Whether somebody answers questions to this workflow just now; None when that cannot be told in time."""
+        ...
+
     async def ask(self, name: str, question: bytes, timeout: float, *, shared: bool = False) -> bytes | None:
         """Ask an incarnation, or with `shared` one of those who serve a workflow; None when nobody answers."""
         ...
@@ -403,6 +429,8 @@ class World:
     archive: Archive
     clock: Clock
     chance: Chance
+    patience: float | None = field(default=None, kw_only=True)
+    """Seconds that whoever acts here waits for a server that does not answer: None, a worker's, is for ever."""
 
     @property
     def max_payload(self) -> int:

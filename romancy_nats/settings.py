@@ -36,6 +36,8 @@ class Settings(BaseSettings):
     tls_cert: Path | None = None
     tls_key: Path | None = None
     inbox_prefix: str = "_INBOX"
+    client_timeout: float = Field(default=30.0, gt=0.0, lt=1e9)
+    """How long a client's call waits for a server that does not answer."""
     provision: bool = True
     shards: int = Field(default=8, ge=1, le=256)
     replicas: int = Field(default=1, ge=1, le=5)

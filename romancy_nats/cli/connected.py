@@ -10,7 +10,7 @@ import anyio
 
 from romancy_nats.cli.exits import NotThereError
 from romancy_nats.cli.options import settings
-from romancy_nats.client import Client
+from romancy_nats.client import Client, session_of
 from romancy_nats.core.payload import ValueCodec
 from romancy_nats.core.shown import shown_value
 from romancy_nats.errors import ConfigurationError, InstanceNotFoundError, StreamMissingError
@@ -18,6 +18,7 @@ from romancy_nats.handle import WorkflowHandle
 from romancy_nats.jetstream import provision
 from romancy_nats.jetstream.connection import Connection
 from romancy_nats.jetstream.topology import Topology
+from romancy_nats.session import Target
 from romancy_nats.settings import Settings
 
 T = TypeVar("T")
@@ -82,7 +83,12 @@ async def opened(chosen: Settings) -> AsyncGenerator[Connection]:
 
 def handle_of(client: Client, id: str, workflow: str | None) -> WorkflowHandle[Any]:
     """A handle of an instance, whose result is shown rather than rebuilt."""
-    return WorkflowHandle(client, client.get(id, workflow).id, workflow, ShownCodec())
+    return WorkflowHandle(target_of(client, id, workflow), ShownCodec())
+
+
+def target_of(client: Client, id: str, workflow: str | None) -> Target:
+    """An instance to which a command speaks in payloads."""
+    return Target(session_of(client), id, workflow)
 
 
 def run_async(command: Callable[[], Awaitable[T]]) -> T:

@@ -15,6 +15,7 @@ from romancy_nats.errors import (
     InstanceEndedError,
     InstanceNotFoundError,
     QueryError,
+    ResultTimeoutError,
     RomancyError,
     ServerUnavailableError,
     StartRejectedError,
@@ -51,6 +52,8 @@ server cannot be reached; 5 --timeout passed."""
 def exit_code(error: BaseException) -> Exit:
     """The exit code for an error."""
     match error:
+        case ResultTimeoutError():
+            return Exit.TIMED_OUT
         case TimeoutError() if not isinstance(error, RomancyError):
             return Exit.TIMED_OUT
         case InstanceNotFoundError() | NotThereError() | StreamMissingError():
@@ -72,8 +75,6 @@ def exit_code(error: BaseException) -> Exit:
 def message(error: BaseException) -> str:
     """The error as a user reads it: one line, except where the remedy needs more."""
     text = str(error) or type(error).__name__
-    if isinstance(error, InstanceNotFoundError) and error.workflow is None:
-        text += "; if it is still queued, say --workflow"
     if isinstance(error, AmbiguousInstanceError):
         text = text.replace("say which with workflow=", "say which with --workflow")
     if not isinstance(error, (RomancyError, TimeoutError)):

@@ -17,7 +17,7 @@ from romancy_nats.cli.connected import connected, handle_of, run_async
 from romancy_nats.cli.options import AsJson, Id, Namespace, Target, Url, WorkflowName
 from romancy_nats.cli.output import note, print_json, print_rows, printable
 from romancy_nats.cli.target import load_app, workflow_of
-from romancy_nats.client import Client
+from romancy_nats.client import Client, session_of
 from romancy_nats.core.commit import Commit
 from romancy_nats.core.events import Event
 from romancy_nats.core.history import History, plain_commit, shown_field
@@ -124,7 +124,7 @@ async def _follow(client: Client, id: str, workflow: str | None, *, as_json: boo
     handle = handle_of(client, id, workflow)
     await handle.status()
     key = InstanceKey(handle.workflow or "", id)
-    tail = Tail(client.world, key)
+    tail = Tail(session_of(client).world, key)
     async with aclosing(tail.items(progress=not as_json)) as items:
         async for item in items:
             if isinstance(item, Progress):

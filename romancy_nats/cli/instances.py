@@ -23,14 +23,13 @@ from romancy_nats.cli.output import (
     printable,
     shown_time,
 )
-from romancy_nats.client import Client
+from romancy_nats.client import Client, session_of, start_plain
 from romancy_nats.core.described import PendingActivityInfo
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceStatus
 from romancy_nats.core.start_options import StartOptions
 from romancy_nats.errors import (
     ConfigurationError,
-    RomancyError,
     StartRejectedError,
     WorkflowCancelledError,
     WorkflowError,
@@ -40,7 +39,6 @@ from romancy_nats.errors import (
 )
 from romancy_nats.handle import InstanceInfo, WorkflowHandle
 from romancy_nats.jetstream import provision
-from romancy_nats.runtime.writing import read_record
 
 Reason = Annotated[str, typer.Option("--reason", help="Why; it is recorded.", metavar="TEXT")]
 
@@ -88,12 +86,13 @@ def start(
 
     async def main() -> None:
         async with connected(url, namespace) as client:
-            key = InstanceKey(workflow, id if id is not None else client.world.chance.id())
-            if id is not None and (held := await read_record(client.world, key)) is not None:
+            session = session_of(client)
+            key = InstanceKey(workflow, id if id is not None else session.world.chance.id())
+            if id is not None and (held := await session.record(key)) is not None:
                 note(
                     f"{key!r} exists already ({held.record.status}); another input for it would be a conflict"
                 )
-            handle = await client.start_plain(key, body, ShownCodec(), options)
+            handle = await start_plain(session, key, body, ShownCodec(), options, named=id is not None)
             if wait:
                 await conclude(handle, timeout, as_json=as_json)
             elif as_json:
@@ -129,10 +128,6 @@ async def conclude(handle: WorkflowHandle[Any], timeout: float | None, *, as_jso
         if as_json:
             print_json(_failure(handle, error))
         raise
-    except TimeoutError as error:
-        if isinstance(error, RomancyError):
-            raise
-        raise TimeoutError(f"{handle.id!r} has not ended within {timeout:g} s; it goes on") from error
     if as_json:
         told = {"workflow": handle.workflow, "id": handle.id, "status": InstanceStatus.COMPLETED}
         print_json({**told, "result": value})

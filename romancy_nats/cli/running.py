@@ -24,7 +24,7 @@ from romancy_nats.cli.options import AsJson, Input, Namespace, Target, Url, sett
 from romancy_nats.cli.output import note
 from romancy_nats.cli.process import Ending
 from romancy_nats.cli.target import load_app, workflow_of
-from romancy_nats.client import Client
+from romancy_nats.client import Client, session_of, start_plain
 from romancy_nats.composition import server_url
 from romancy_nats.core.definition import Workflow
 from romancy_nats.core.ids import InstanceKey
@@ -110,8 +110,9 @@ async def _run_once(
     url: str, chosen: Settings, workflow: Workflow[..., object], body: object, *, as_json: bool
 ) -> None:
     async with Client.connect(url, settings=chosen) as client:
-        key = InstanceKey(workflow.name, client.world.chance.id())
-        handle = await client.start_plain(key, body, ShownCodec())
+        session = session_of(client)
+        key = InstanceKey(workflow.name, session.world.chance.id())
+        handle = await start_plain(session, key, body, ShownCodec(), named=False)
         await conclude(handle, None, as_json=as_json)
 
 

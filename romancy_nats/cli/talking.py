@@ -6,7 +6,7 @@ from typing import Annotated, cast
 
 import typer
 
-from romancy_nats.cli.connected import connected, handle_of, run_async
+from romancy_nats.cli.connected import connected, handle_of, run_async, target_of
 from romancy_nats.cli.inputs import read_input, read_value
 from romancy_nats.cli.options import AsJson, Id, Input, Namespace, Url, WorkflowName
 from romancy_nats.cli.output import print_json, print_value
@@ -95,7 +95,7 @@ def query(
 
     async def main() -> None:
         async with connected(url, namespace) as client:
-            answer = await handle_of(client, id, workflow).ask(name, body)
+            answer = await target_of(client, id, workflow).query(name, body)
         _print(answer, as_json=as_json)
 
     run_async(main)
@@ -116,7 +116,7 @@ def update(
 
     async def main() -> None:
         async with connected(url, namespace) as client:
-            result = await handle_of(client, id, workflow).carry_out(name, body, message_id)
+            result = await target_of(client, id, workflow).update(name, body, message_id)
         _print(result, as_json=as_json)
 
     run_async(main)

@@ -188,6 +188,14 @@ class Connection:
                     raise ServerUnavailableError(f"nobody answers {subject} at {self.url}")
                 await asyncio.sleep(RETRY_WAIT)
 
+    async def heard(self, subject: str, payload: bytes, timeout: float) -> bool:
+        """Whether somebody listens on a subject and answers; the server says at once when nobody does.
+
+        Raises ServerUnavailableError when there is no answer in time.
+        """
+        async with _deadline(timeout, f"{subject} at {self.url}"):
+            return not (await self._ask(subject, payload, None, timeout)).no_responders
+
     async def _ask(
         self, subject: str, payload: bytes, headers: dict[str, str] | None, timeout: float
     ) -> Reply:

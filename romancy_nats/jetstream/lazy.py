@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
 from romancy_nats.core.cloudevents import Event
 from romancy_nats.core.ids import InstanceKey
@@ -74,9 +74,10 @@ class Namespace:
 class LazyLedger:
     """Implements `ports.Ledger`. A namespace that does not exist holds no instance."""
 
-    def __init__(self, connection: Connection, namespace: Namespace) -> None:
+    def __init__(self, connection: Connection, namespace: Namespace, patience: float) -> None:
         self._connection = connection
         self._namespace = namespace
+        self._patience = patience
         self._topology: Topology | None = None
         self._made: JetStreamLedger | None = None
 
@@ -84,7 +85,7 @@ class LazyLedger:
     def _ledger(self) -> JetStreamLedger:
         topology = self._namespace.topology
         if self._made is None or topology is not self._topology:
-            self._made = JetStreamLedger(self._connection, topology.subjects, topology.shards)
+            self._made = JetStreamLedger(self._connection, topology.subjects, topology.shards, self._patience)
             self._topology = topology
         return self._made
 
@@ -121,6 +122,10 @@ class LazyLedger:
             return []
         return await self._ledger.read_history(key, generation, first, most)
 
+    async def existing(self, keys: Sequence[InstanceKey]) -> Collection[InstanceKey]:
+        """Which of these have a record."""
+        return [] if await self._namespace.find() is None else await self._ledger.existing(keys)
+
     async def scan(self, workflow: str | None = None, id: str | None = None) -> AsyncIterator[Listed]:
         """Records, of one workflow or one id if named."""
         if await self._namespace.find() is not None:
@@ -131,13 +136,19 @@ class LazyLedger:
 class LazyQueues(JetStreamQueues):
     """Implements `ports.Queues` for a client."""
 
-    def __init__(self, connection: Connection, namespace: Namespace) -> None:
-        super().__init__(connection, namespace.subjects)
+    def __init__(self, connection: Connection, namespace: Namespace, patience: float) -> None:
+        super().__init__(connection, namespace.subjects, patience)
         self._namespace = namespace
 
-    async def waiting_start(self, key: InstanceKey) -> Delivery | None:
-        """The start of this instance that nobody claimed yet."""
-        return None if await self._namespace.find() is None else await super().waiting_start(key)
+    async def start_at(self, sequence: int) -> Delivery | None:
+        """The start at that place of its stream."""
+        return None if await self._namespace.find() is None else await super().start_at(sequence)
+
+    async def stored_starts(self, workflow: str | None = None) -> AsyncIterator[Delivery]:
+        """The starts that nobody acknowledged."""
+        if await self._namespace.find() is not None:
+            async for start in super().stored_starts(workflow):
+                yield start
 
     async def start(self, workflow: str, data: bytes, headers: Mapping[str, str]) -> WriteReply:
         """Publish a start."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord
@@ -39,8 +39,11 @@ _COMMIT_HEADERS = len("NATS/1.0\r\n\r\n" + EXPECTED + EXPECTED_SUBJECT) + 2 * 4 
 class JetStreamLedger:
     """Implements `ports.Ledger`."""
 
-    def __init__(self, connection: Connection, subjects: Subjects, shards: int) -> None:
+    def __init__(
+        self, connection: Connection, subjects: Subjects, shards: int, patience: float = 0.0
+    ) -> None:
         self._connection = connection
+        self._patience = patience
         self._subjects = subjects
         self._shards = shards
         self._loop = asyncio.get_running_loop()
@@ -164,6 +167,22 @@ class JetStreamLedger:
                 if (listed := self._listed(one)) is not None:
                     yield listed
 
+    async def existing(self, keys: Sequence[InstanceKey]) -> Collection[InstanceKey]:
+        """Which of these have a record; from a replica."""
+        shards: dict[int, list[str]] = {}
+        for key in keys:
+            p = key.shard(self._shards)
+            shards.setdefault(p, []).append(self._record_prefixes[p] + key.token)
+        found: set[InstanceKey] = set()
+        for p, subjects in shards.items():
+            for some in batched(subjects, LARGEST_READ):
+                request = {"multi_last": some}
+                for one in await stored.several(self._connection, self._streams[p], request):
+                    found_key = None if one.marker else self._subjects.read_record(one.subject)
+                    if found_key is not None:
+                        found.add(found_key)
+        return found
+
     async def _matches(self, p: int, filter_subject: str, *, few: bool) -> AsyncIterator[Stored]:
         stream = self._streams[p]
         if few:
@@ -176,7 +195,7 @@ class JetStreamLedger:
         sequence = 1
         while True:
             request = {"batch": SCAN_PAGE, "seq": sequence, "next_by_subj": filter_subject}
-            page = await stored.several(self._connection, stream, request)
+            page = await stored.page(self._connection, stream, request, self._patience)
             for one in page:
                 yield one
             if not page or page[-1].headers.get("Nats-Num-Pending") == "0":
@@ -192,6 +211,11 @@ class JetStreamLedger:
         except PayloadError as error:
             _log.warning("%s is left out of the list: %s", one.subject, error)
             return None
+
+
+def batched(subjects: Sequence[str], most: int) -> Iterator[Sequence[str]]:
+    """Subjects by as many as one request may name."""
+    return (subjects[begin : begin + most] for begin in range(0, len(subjects), most))
 
 
 def _too_large(size: int, limit: int) -> Refused:

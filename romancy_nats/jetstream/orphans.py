@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import cast
 
 from romancy_nats.errors import ServerError, ServerUnavailableError
@@ -39,6 +39,10 @@ class JetStreamOrphans:
             for subject, count in sorted(counts.items())
             if not any(_takes(one, subject) for one in filters)
         ]
+
+    async def workflows(self) -> Collection[str]:
+        """The workflows that have a queue: a worker with each was there once."""
+        return {name for name in map(self._subjects.read_workflow, await self._filters()) if name}
 
     async def _counts(self) -> dict[str, int]:
         counts: dict[str, int] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
 from romancy_nats.core.headers import TRUNCATED, dead_letter_headers, message_headers, starts
@@ -72,8 +72,9 @@ class Handed:
 class JetStreamQueues:
     """Implements `ports.Queues`. Call `stop_pulling` at the end."""
 
-    def __init__(self, connection: Connection, subjects: Subjects) -> None:
+    def __init__(self, connection: Connection, subjects: Subjects, patience: float = 0.0) -> None:
         self._connection = connection
+        self._patience = patience
         self._subjects = subjects
         self._streams = {
             QueueKind.START: subjects.start_stream,
@@ -124,23 +125,37 @@ class JetStreamQueues:
             return Handed(found, source, self._subjects.read_workflow(found.subject), "", 1, found.time)
         return Handed(found, source, key.workflow, key.id, 1, found.time)
 
+    async def start_at(self, sequence: int) -> Delivery | None:
+        """The start at that place of its stream, from the leader; None when it is acknowledged."""
+        return await self.fetch(Source(self._subjects.start_stream, sequence))
+
     async def waiting_start(self, key: InstanceKey) -> Delivery | None:
         """The start of this instance that nobody claimed yet, if there is one (a scan: rare, slow)."""
         stream = self._subjects.start_stream
+        async for found in self.stored_starts(key.workflow):
+            if starts(found.headers, stream, found.source.sequence, key):
+                return found
+        return None
+
+    async def stored_starts(self, workflow: str | None = None) -> AsyncIterator[Delivery]:
+        """The starts of one workflow, or of all, that nobody acknowledged, oldest first."""
+        stream = self._subjects.start_stream
+        subject = self._subjects.starts if workflow is None else self._subjects.start(workflow)
         sequence = 1
         while True:
             request = {
                 "batch": SCAN_PAGE,
                 "seq": sequence,
-                "next_by_subj": self._subjects.start(key.workflow),
+                "next_by_subj": subject,
                 "max_bytes": self._connection.max_payload * 8,
             }
-            page = await stored.several(self._connection, stream, request)
+            page = await stored.page(self._connection, stream, request, self._patience)
             for found in page:
-                if starts(found.headers, stream, found.sequence, key):
-                    return self._found(stream, found)
-            if not page:
-                return None
+                delivery = self._found(stream, found)
+                if delivery.workflow:
+                    yield delivery
+            if not page or page[-1].headers.get("Nats-Num-Pending") == "0":
+                return
             sequence = page[-1].sequence + 1
 
     # --- writing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from romancy_nats.jetstream.replies import NO_HEADERS, Reply
 TOO_MANY = 413
 _NOTHING = 404
 _END = 204
+_AGAIN_AFTER = 0.1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = 1_000_000
 
@@ -73,6 +75,21 @@ async def several(
     if end.status not in (_END, _NOTHING):
         raise ServerError(f"cannot read stream {stream}: {end.status} {end.description}")
     return [_direct(reply) for reply in found]
+
+
+async def page(
+    connection: Connection, stream: str, request: Mapping[str, object], patience: float
+) -> list[Stored]:
+    """The same for a part of a scan, asked again for `patience` seconds when nobody answers."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + patience
+    while True:
+        try:
+            return await several(connection, stream, request)
+        except ServerUnavailableError:
+            if loop.time() >= end:
+                raise
+        await asyncio.sleep(_AGAIN_AFTER)
 
 
 def _one(answer: Answer, stream: str) -> Stored | None:

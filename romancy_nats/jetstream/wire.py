@@ -75,6 +75,14 @@ class CoreWire:
     async def _reply(self, msg: Msg, answer: Answerer) -> None:
         self.notify(msg.reply, await answer(msg.data))
 
+    async def served(self, workflow: str, timeout: float) -> bool | None:
+        """Whether somebody answers questions to this workflow just now; None when that cannot be told in time."""
+        try:
+            # Every worker answers this one at once: it cannot be read.
+            return await self._connection.heard(self._place(workflow, shared=True), b"", timeout)
+        except (ServerUnavailableError, PermissionDeniedError):
+            return None
+
     async def ask(self, name: str, question: bytes, timeout: float, *, shared: bool = False) -> bytes | None:
         """Ask an incarnation, or with `shared` one of those who serve a workflow; None when nobody answers."""
         try:

@@ -126,6 +126,7 @@ async def open_client_world(
     name: str = "romancy",
     credentials: Credentials | None = None,
     inbox_prefix: str = "_INBOX",
+    patience: float = 30.0,
 ) -> AsyncGenerator[JetStreamWorld]:
     """Connect to a namespace as a client: its first write makes missing streams if `provision` allows it.
 
@@ -135,9 +136,9 @@ async def open_client_world(
         url, name=name, credentials=credentials, inbox_prefix=inbox_prefix
     ) as connection:
         place = Namespace(connection, Topology(namespace, shards, replicas), may_make=provision)
-        ledger = LazyLedger(connection, place)
-        queues, events = LazyQueues(connection, place), LazyEvents(connection, place)
-        yield _world(connection, ledger, queues, events, lambda: place.topology, lease_ttl)
+        ledger = LazyLedger(connection, place, patience)
+        queues, events = LazyQueues(connection, place, patience), LazyEvents(connection, place)
+        yield _world(connection, ledger, queues, events, lambda: place.topology, lease_ttl, patience)
 
 
 def _world(
@@ -147,6 +148,7 @@ def _world(
     events: JetStreamEvents,
     topology: Callable[[], Topology],
     lease_ttl: float,
+    patience: float | None = None,
 ) -> JetStreamWorld:
     subjects = topology().subjects
     return JetStreamWorld(
@@ -163,4 +165,5 @@ def _world(
         connection=connection,
         topology=topology(),
         lease_ttl=lease_ttl,
+        patience=patience,
     )

@@ -18,12 +18,15 @@ from romancy_nats.ports import World
 from romancy_nats.runtime.notices import read_update_notice
 from romancy_nats.runtime.queries import ANSWERED, NOT_BEGUN, Answer, Question
 from romancy_nats.runtime.tail import Tail
+from romancy_nats.runtime.writing import answered_in_time
 
 _LONGEST_ANSWER = 30.0
 _PATIENCE = 5.0
 """Seconds until a worker has to be there, and the instance to have begun."""
 _AGAIN_AFTER = 0.05
 _FIRST_LOOK = 1.0
+_QUIET = 1.0
+"""Seconds without an answer to a query after which the server is asked something else."""
 
 
 async def ask_query(
@@ -38,7 +41,7 @@ async def ask_query(
     until = world.clock.monotonic() + _PATIENCE
     looked = False
     while True:
-        data = await world.wire.ask(key.workflow, question, _LONGEST_ANSWER, shared=True)
+        data = await _asked(world, key, question, exists)
         answer = None if data is None else Answer.decode(data)
         if answer is not None and answer.kind == ANSWERED:
             return answer.data
@@ -50,6 +53,23 @@ async def ask_query(
         if world.clock.monotonic() > until:
             raise QueryError(_nobody(key, name, begun=answer is None))
         await asyncio.sleep(_AGAIN_AFTER)
+
+
+async def _asked(
+    world: World, key: InstanceKey, question: bytes, exists: Callable[[], Awaitable[object]]
+) -> bytes | None:
+    """Ask a worker; meanwhile look whether the server still answers, so that a lost one is noticed in time."""
+    asking = asyncio.ensure_future(world.wire.ask(key.workflow, question, _LONGEST_ANSWER, shared=True))
+    try:
+        async with answered_in_time(world, "the query changed nothing; ask again") as limit:
+            quiet = None if world.patience is None else min(_QUIET, world.patience / 4)
+            done, _ = await asyncio.wait({asking}, timeout=quiet)
+            if not done:
+                await exists()
+                limit.reschedule(None)
+            return await asking
+    finally:
+        asking.cancel()
 
 
 def _nobody(key: InstanceKey, name: str, *, begun: bool) -> str:

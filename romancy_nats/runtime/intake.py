@@ -75,7 +75,7 @@ class Intake:
             status=InstanceStatus.QUEUED if delayed else InstanceStatus.RUNNING,
             owner=self._engine.lease.incarnation,
             fingerprint=request.fingerprint,
-            created=now,
+            created=delivery.time or now,
             started=0 if delayed else now,
             updated=now,
             attributes=dict(options.attributes),
@@ -101,8 +101,8 @@ class Intake:
 
     def _started(self, record: InstanceRecord, request: StartRequest, delivery: Delivery) -> WorkflowStarted:
         source, workflow, options = delivery.source, request.key.workflow, request.options
-        begins = options.begins(delivery.time)
-        begins = begins if begins > record.created else 0
+        # A start that was due when it was first claimed began then.
+        begins = 0 if record.started else options.begins(delivery.time)
         limit = int((options.timeout or 0.0) * 1_000_000)
         return WorkflowStarted(
             workflow,
@@ -110,7 +110,7 @@ class Intake:
             self._engine.workflows[workflow].code,
             source.stream,
             source.sequence,
-            max(record.created, begins) + limit if limit else 0,
+            (record.started or begins) + limit if limit else 0,
             request.trace,
             begins,
             max_value=0 if (most := self._engine.world.limits.value) == MAX_VALUE else most,
@@ -168,6 +168,7 @@ class Intake:
 
     async def _conflict(self, request: StartRequest, delivery: Delivery) -> None:
         text = f"instance {request.key.id!r} exists with another input"
+        _log.warning("a start of %r is parked: %s; use another id, or the same arguments", request.key, text)
         await self._ownership.park(delivery, f"InstanceConflictError: {text}")
         self._engine.world.wire.notify(request.notify, b"")
         self._answer(request.reply_to, {"error": "InstanceConflictError", "message": text})
@@ -180,7 +181,8 @@ class Intake:
         except InvalidNameError:
             id = None
         if id is not None:
-            await record_rejection(self._engine.world, InstanceKey(delivery.workflow, id), error.message)
+            key = InstanceKey(delivery.workflow, id)
+            await record_rejection(self._engine.world, key, error.message, delivery.time)
         await self._ownership.park(delivery, f"StartRejectedError: {error.message}")
         self._engine.world.wire.notify(delivery.headers.get(NOTIFY, ""), b"")
         reply_to = delivery.headers.get(REPLY_TO, "")
@@ -197,5 +199,5 @@ def _restarts(request: StartRequest, delivery: Delivery, record: InstanceRecord)
         return False
     if not record.start:
         # Cancelled before any claim: that meant the starts which were waiting then.
-        return delivery.time > record.created
+        return delivery.time > record.ended
     return delivery.source.sequence > record.start

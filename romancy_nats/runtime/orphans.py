@@ -98,7 +98,7 @@ class Orphans:
         # In this order a crash in between repeats what is harmless to repeat, and loses nothing (L9).
         key = _key(one.workflow, delivery)
         if key is not None:
-            await record_rejection(world, key, reason)
+            await record_rejection(world, key, reason, delivery.time)
         if isinstance(await world.queues.park(letter), int):
             await world.orphans.remove(source)
             _log.warning("start %d of %s is parked: %s", source.sequence, source.stream, reason)

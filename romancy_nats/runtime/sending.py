@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from romancy_nats.core import sending
@@ -11,14 +10,11 @@ from romancy_nats.core.cloudevents import Event
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.plain import encode_plain
 from romancy_nats.core.record import InstanceRecord
-from romancy_nats.errors import InstanceEndedError, InstanceNotFoundError, PayloadError, StorageError
-from romancy_nats.ports import Refusal, Refused, World, WriteReply
+from romancy_nats.errors import InstanceEndedError, InstanceNotFoundError
+from romancy_nats.ports import World
 from romancy_nats.runtime.activity_context import activity_context
 from romancy_nats.runtime.outbox import channel_message
-from romancy_nats.runtime.writing import read_record
-
-_PAUSE = 0.05
-_LONGEST_PAUSE = 2.0
+from romancy_nats.runtime.writing import publish, read_record
 
 
 def lent(world: World) -> dict[str, Callable[..., object]]:
@@ -38,7 +34,7 @@ def lent(world: World) -> dict[str, Callable[..., object]]:
             key,
             now.isoformat(),
         )
-        await _until_stored(lambda: world.events.publish(event, id), f"the event {type!r}")
+        await publish(world, lambda: world.events.publish(event, id), f"the event {type!r}")
 
     async def send_to(workflow: str, id: str, channel: str, data: object, order: int = 0) -> None:
         key = InstanceKey(workflow, id)
@@ -48,7 +44,7 @@ def lent(world: World) -> dict[str, Callable[..., object]]:
         if record is not None and record.status.ended:
             raise InstanceEndedError(id, record.status)
         message = channel_message(key, channel, body, context.instance_id, order, context.idempotency_key)
-        await _until_stored(lambda: world.queues.send(message), f"the message on {channel!r}")
+        await publish(world, lambda: world.queues.send(message), f"the message on {channel!r}")
 
     return {sending.send_event.name: send_event, sending.send_to.name: send_to}
 
@@ -62,15 +58,3 @@ async def _target(world: World, key: InstanceKey) -> InstanceRecord | None:
         if held is None:
             raise InstanceNotFoundError(key.id, key.workflow)
     return None if held is None else held.record
-
-
-async def _until_stored(write: Callable[[], Awaitable[WriteReply]], what: str) -> None:
-    """Send again, unchanged, until the server answers (L3)."""
-    pause = _PAUSE
-    while not isinstance(reply := await write(), int):
-        if isinstance(reply, Refused):
-            if reply.why is Refusal.TOO_LARGE:
-                raise PayloadError(f"{what} is larger than the server takes ({reply.text})")
-            raise StorageError(f"the server refused {what}: {reply.text or reply.why.name}")
-        await asyncio.sleep(pause)
-        pause = min(pause * 2, _LONGEST_PAUSE)

@@ -12,7 +12,7 @@ from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord
 from romancy_nats.ports import World
 from romancy_nats.runtime.progress import Progress, read_progress
-from romancy_nats.runtime.writing import read_commits, read_record
+from romancy_nats.runtime.writing import read_archive, read_commits, read_record, until_answered
 
 _FIRST_LOOK = 1.0
 _LONGEST_PAUSE = 15.0
@@ -26,7 +26,7 @@ async def recorded(world: World, key: InstanceKey, record: InstanceRecord, first
     found: list[bytes] = []
     for _ in range(_TRIES):
         if record.archived:
-            return [Commit.decode(data) for data in await world.archive.read(record.archived)][first - 1 :]
+            return [Commit.decode(data) for data in await read_archive(world, record.archived)][first - 1 :]
         found = await read_commits(world, key, record.generation, first)
         held = None if len(found) + first > record.commits else await read_record(world, key)
         if held is None or held.record.generation != record.generation:
@@ -57,7 +57,8 @@ class Tail:
 
     async def items(self, *, progress: bool = False) -> AsyncGenerator[Commit | Progress | None]:
         """Each commit from the first on, without end; None says: nothing new just now, look at `record`."""
-        unfollow = await self._world.wire.follow(self._key, self._moved, self._hear if progress else None)
+        world, heard = self._world, self._hear if progress else None
+        unfollow = await until_answered(world, lambda: world.wire.follow(self._key, self._moved, heard))
         pause = _FIRST_LOOK
         try:
             while True:

@@ -22,6 +22,7 @@ from romancy_nats import (
     WorkflowFailedError,
     WorkflowHandle,
 )
+from romancy_nats.client import session_of
 from romancy_nats.core.commit import Commit
 from romancy_nats.core.history import History
 from romancy_nats.core.ids import InstanceKey
@@ -179,7 +180,7 @@ class Stage:
     async def evidence(self) -> Evidence:
         """Read everything back. Call it when no instance is at work and workers still run."""
         left = await self._emptied()
-        world = cast("JetStreamWorld", self.client.world)
+        world = cast("JetStreamWorld", session_of(self.client).world)
         histories: dict[Key, list[Commit]] = {}
         summaries: dict[Key, Summary] = {}
         gate = asyncio.Semaphore(_AT_ONCE)
@@ -218,7 +219,7 @@ class Stage:
         return left
 
     async def _queued(self) -> dict[str, int]:
-        world = cast("JetStreamWorld", self.client.world)
+        world = cast("JetStreamWorld", session_of(self.client).world)
         subjects = world.topology.subjects
         left: dict[str, int] = {}
         for stream in (subjects.start_stream, subjects.messages_stream):

@@ -17,6 +17,7 @@ from romancy_nats import (
     activity,
     workflow,
 )
+from romancy_nats.client import session_of
 from tests.integration.place import Place, until, until_status
 
 pytestmark = pytest.mark.anyio
@@ -157,7 +158,9 @@ async def test_a_bare_message_from_any_language(place: Place) -> None:
     async with place.run(approval) as client:
         handle = await client.start(approval)
         key = InstanceKey("approval", handle.id)
-        await client.send(Message(key, "message", b'{"ok": true}', "", {"Romancy-Channel": "approvals"}))
+        await session_of(client).send(
+            Message(key, "message", b'{"ok": true}', "", {"Romancy-Channel": "approvals"})
+        )
         assert (await handle.result(10))["ok"] is True
 
 
@@ -168,8 +171,8 @@ async def test_a_message_that_cannot_be_read_is_parked(place: Place) -> None:
     async with place.run(collector) as client:
         handle = await client.start(collector, 1)
         key = InstanceKey("collector", handle.id)
-        await client.send(Message(key, "message", b"{", "", {"Romancy-Channel": "numbers"}))
-        await client.send(Message(key, "message", b"1"))
+        await session_of(client).send(Message(key, "message", b"{", "", {"Romancy-Channel": "numbers"}))
+        await session_of(client).send(Message(key, "message", b"1"))
         await handle.send("numbers", "good")
         assert await handle.result(5) == ["good"]
 

@@ -22,6 +22,7 @@ from romancy_nats import (
     workflow,
 )
 from romancy_nats.cli.main import run
+from romancy_nats.client import session_of
 from tests.integration.place import Place, until_status
 
 pytestmark = pytest.mark.anyio
@@ -89,7 +90,7 @@ def romancy(place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 async def bare(client: Client, workflow: str, id: str, body: bytes) -> None:
     headers = {"Romancy-Instance-Id": id, "Own": "kept"}
-    assert isinstance(await client.world.queues.start(workflow, body, headers), int)
+    assert isinstance(await session_of(client).world.queues.start(workflow, body, headers), int)
 
 
 async def ended(client: Client, *amounts: int, **options: Any) -> None:

@@ -19,6 +19,7 @@ from romancy_nats import (
     activity,
     workflow,
 )
+from romancy_nats.client import session_of
 from tests.integration.place import Place, until, until_status
 
 pytestmark = pytest.mark.anyio
@@ -187,10 +188,10 @@ async def test_an_archived_instance_answers(place: Place) -> None:
         handle = await started(client)
         await handle.update("add", 2)
         await ended(handle)
-        key = await handle._key()
+        key = await handle._target.key()
 
         async def archived() -> bool:
-            held = await client.world.ledger.read(key)
+            held = await session_of(client).world.ledger.read(key)
             return held is not None and bool(held.record.archived)
 
         for _ in range(500):

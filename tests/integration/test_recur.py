@@ -18,6 +18,7 @@ from romancy_nats import (
     compensation,
     workflow,
 )
+from romancy_nats.client import session_of
 from romancy_nats.core.events import WorkflowStarted
 from romancy_nats.core.history import History
 from romancy_nats.core.ids import InstanceKey
@@ -180,7 +181,7 @@ async def test_the_ledger_keeps_only_the_latest_generation(place: Place) -> None
         assert calls == list(range(len(calls)))
         generation = (await handle.describe()).generation
         assert generation >= 20
-        key, ledger = InstanceKey("for_ever", "f"), client.world.ledger
+        key, ledger = InstanceKey("for_ever", "f"), session_of(client).world.ledger
         kept = [n for n in range(generation) if await ledger.read_commit(key, n, 1) is not None]
         assert kept == []
 

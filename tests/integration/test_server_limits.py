@@ -22,6 +22,7 @@ from romancy_nats import (
     activity,
     workflow,
 )
+from romancy_nats.client import session_of
 from romancy_nats.core.history import History
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.limits import MAX_VALUE, Limits
@@ -121,7 +122,7 @@ async def placed(max_payload: int) -> AsyncGenerator[tuple[Place, Client]]:
 @pytest.fixture(params=[65_536, 300_000], ids=["64 KiB", "300 kB"])
 async def small(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Client, Limits]]:
     async with placed(request.param) as (_, client):
-        limits = client.world.limits
+        limits = session_of(client).world.limits
         assert limits.value < MAX_VALUE
         yield client, limits
 
@@ -174,15 +175,15 @@ async def test_values_that_were_refused_are_refused_in_replay() -> None:
         handle = await client.start(attempt, "input", 60_000)
         assert "the limit is" in await handle.result()
         key = InstanceKey("attempt", handle.id)
-        held = await client.world.ledger.read(key)
+        held = await session_of(client).world.ledger.read(key)
         assert held is not None
-        commits = tuple(await recorded(client.world, key, held.record))
+        commits = tuple(await recorded(session_of(client).world, key, held.record))
     assert replay(attempt, History(key, 0, commits)).status == "completed"
 
 
 async def test_bare_messages_on_such_a_server() -> None:
     async with placed(65_536) as (place, client):
-        connection: Any = client.world.connection  # type: ignore[attr-defined]
+        connection: Any = session_of(client).world.connection  # type: ignore[attr-defined]
         await connection.call(
             f"{place.namespace}.start.hello", b'["' + b"x" * 60_000 + b'"]', {"Romancy-Instance-Id": "big"}
         )

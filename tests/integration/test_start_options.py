@@ -152,6 +152,6 @@ def test_options_that_make_no_sense_are_refused() -> None:
 async def _at_rest(handle: Any) -> None:
     while True:
         info = await handle.describe()
-        if info.created_at is not None and info.owner is None:
+        if info.updated_at is not None and info.owner is None:
             return
         await asyncio.sleep(0.01)

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from romancy_nats import WorkflowContext, workflow
+from romancy_nats.client import session_of
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.jetstream.api import ask
 from tests.integration.place import Place
@@ -23,7 +24,7 @@ async def short(ctx: WorkflowContext) -> int:
 async def test_a_stray_registration_goes(place: Place, key: str | None) -> None:
     async with place.run(short) as client:
         await client.execute(short.options(id="ended"))
-        world = client.world
+        world = session_of(client).world
         for id in ("ended", "never there"):
             await world.events.register(InstanceKey("short", id), 0, "event:1", "news", key)
         await client.send_event("news", 1, key="k")

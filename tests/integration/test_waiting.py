@@ -28,6 +28,7 @@ from romancy_nats import (
     activity,
     workflow,
 )
+from romancy_nats.client import session_of
 from romancy_nats.jetstream.server import LocalServer
 from tests.integration.place import Place, until, until_status
 
@@ -164,7 +165,7 @@ async def settled(client: Client, place: Place) -> None:
         total = 0
         for stream in ("START", "MESSAGES", "TIMERS"):
             name = f"{place.namespace.upper()}_{stream}"
-            reply = await client.world.connection.call(f"$JS.API.STREAM.INFO.{name}")  # type: ignore[attr-defined]
+            reply = await session_of(client).world.connection.call(f"$JS.API.STREAM.INFO.{name}")  # type: ignore[attr-defined]
             total += json.loads(reply.data)["state"]["messages"]
         return total
 
@@ -406,7 +407,7 @@ async def test_an_event_object_of_the_cloudevents_package(place: Place) -> None:
 
 
 async def publish(client: Client, subject: str, body: bytes, headers: dict[str, str] | None = None) -> None:
-    reply = await client.world.connection.call(subject, body, headers)  # type: ignore[attr-defined]
+    reply = await session_of(client).world.connection.call(subject, body, headers)  # type: ignore[attr-defined]
     assert "seq" in json.loads(reply.data), reply.data
 
 
@@ -457,7 +458,7 @@ async def test_what_nobody_can_read_is_parked_with_the_reason(
         await publish(client, f"{place.namespace}.event.payment.completed", b"1")
         assert (await handle.result(timeout=5))[4] == 1
         name = f"{place.namespace.upper()}_DEAD"
-        reply = await client.world.connection.call(  # type: ignore[attr-defined]
+        reply = await session_of(client).world.connection.call(  # type: ignore[attr-defined]
             f"$JS.API.STREAM.MSG.GET.{name}", b'{"last_by_subj": ">"}'
         )
         assert "message" in json.loads(reply.data)

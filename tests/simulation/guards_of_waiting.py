@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from romancy_nats import client as client_module
 from romancy_nats.core.events import ActivityCompleted, ActivityFailed, EventReceived
 from romancy_nats.ports import Held
 from romancy_nats.runtime import engine as engine_module
 from romancy_nats.runtime import instance as instance_module
 from romancy_nats.runtime import messages as messages_module
 from romancy_nats.runtime import rest as rest_module
+from romancy_nats.runtime import writing as writing_module
 from romancy_nats.runtime.dispatcher import Dispatcher
 from romancy_nats.runtime.effects import Effects
 from romancy_nats.runtime.engine import Engine
@@ -141,8 +141,8 @@ def own_message_gets_no_number(patch: Patch) -> None:
         await real(remembered, what)
         return answers[-1]
 
-    real = client_module._until_stored
-    patch.setattr(client_module, "_until_stored", until_stored)
+    real = writing_module.until_stored
+    patch.setattr(writing_module, "until_stored", until_stored)
 
 
 def resume_answered_from_memory(patch: Patch) -> None:

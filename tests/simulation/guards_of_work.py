@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from romancy_nats import client as client_module
 from romancy_nats import handle as handle_module
 from romancy_nats.core.events import ActivityCompleted, ActivityFailed, TimerFired
 from romancy_nats.core.execution import Execution
 from romancy_nats.core.root import Root
 from romancy_nats.core.saga import Saga
 from romancy_nats.runtime import instance as instance_module
+from romancy_nats.runtime import writing as writing_module
 from romancy_nats.runtime.effects import Effects
 from romancy_nats.runtime.engine import Engine
 from romancy_nats.runtime.instance import Instance
@@ -259,7 +259,7 @@ def client_takes_silence_for_yes(patch: Patch) -> None:
         reply = await write()
         return reply if isinstance(reply, int) else 1
 
-    patch.setattr(client_module, "_until_stored", once)
+    patch.setattr(writing_module, "until_stored", once)
 
 
 def client_waits_for_news_only(patch: Patch) -> None:

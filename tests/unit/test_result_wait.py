@@ -46,7 +46,7 @@ class SlowDisk:
 
 async def test_a_record_slower_than_its_hint_is_not_waited_for_in_seconds() -> None:
     disk = SlowDisk(0.05)
-    world = SimpleNamespace(ledger=disk, wire=disk, chance=SystemChance())
+    world = SimpleNamespace(ledger=disk, wire=disk, chance=SystemChance(), patience=None)
     handle = Client(cast("Any", world)).get("an id", "order")
     with pytest.raises(WorkflowCancelledError):
         await handle.result(timeout=1.0)

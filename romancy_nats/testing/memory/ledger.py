@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -161,6 +161,11 @@ class MemoryLedger:
         cutoff = self._process.replica_cutoff
         return await self._process.ask(
             lambda: self._shard(key).history(key.token, generation, first, most, cutoff())
+        )
+
+    async def existing(self, keys: Sequence[InstanceKey]) -> Collection[InstanceKey]:
+        return await self._process.ask(
+            lambda: [key for key in keys if self._shard(key).record(key.token) is not None]
         )
 
     async def scan(self, workflow: str | None = None, id: str | None = None) -> AsyncIterator[Listed]:

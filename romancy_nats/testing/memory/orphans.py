@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 
 from romancy_nats.core.ids import decode_token, encode_token
@@ -20,6 +20,9 @@ class MemoryOrphans:
     def __init__(self, process: Process) -> None:
         self._process = process
         self._stream = process.server.start_stream
+
+    async def workflows(self) -> Collection[str]:
+        return await self._process.ask(lambda: set(self._stream.consumers))
 
     async def unclaimed(self) -> Sequence[Unclaimed]:
         return await self._process.ask(self._counted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from romancy_nats.core.headers import TRUNCATED, dead_letter_headers, message_headers, starts
 from romancy_nats.core.ids import InstanceKey
@@ -79,6 +79,19 @@ class MemoryQueues:
             lambda: _waiting(stream, key, self._server.micros(self._process.replica_cutoff()))
         )
         return None if found is None else self._read_only(stream, found)
+
+    async def start_at(self, sequence: int) -> Delivery | None:
+        stream = self._server.start_stream
+        found = await self._process.ask(lambda: stream.messages.get(sequence))
+        return None if found is None else self._read_only(stream, found)
+
+    async def stored_starts(self, workflow: str | None = None) -> AsyncIterator[Delivery]:
+        stream = self._server.start_stream
+        until = self._server.micros(self._process.replica_cutoff())
+        found = await self._process.ask(lambda: list(stream.messages.values()))
+        for message in found:
+            if message.time <= until and workflow in (None, message.workflow):
+                yield self._read_only(stream, message)
 
 
 def _names(message: StoredMessage, stream: str, key: InstanceKey) -> bool:

@@ -184,6 +184,14 @@ class MemoryWire:
         await self._process.boundary()
         return Served(self._process, name, answer, shared=shared).stop
 
+    async def served(self, workflow: str, timeout: float) -> bool | None:
+        process = self._process
+        await process.boundary()
+        if self._hub.server.down or process.dice.hit("lost_ask"):
+            await asyncio.sleep(timeout)
+            return None
+        return self._hub.asked(workflow, shared=True) is not None
+
     async def ask(self, name: str, question: bytes, timeout: float, *, shared: bool = False) -> bytes | None:
         process = self._process
         await process.boundary()
