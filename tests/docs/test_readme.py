@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -77,13 +80,44 @@ def running(folder: Path, *arguments: str, **settings: str) -> Generator[subproc
 
 def test_every_python_block_is_a_program_that_is_tested() -> None:
     assert README.count("```python") == len(PROGRAMS)
-    assert set(PROGRAMS) == {"hello.py", "shop.py", "invoice.py", "count.py", "place.py", "bare.py"}
-    assert {name for name, shown in SHOWN.items() if not shown} == {"count.py"}
+    run_here = {"hello.py", "shop.py", "invoice.py", "service.py", "place.py", "bare.py"}
+    assert {name for name, shown in SHOWN.items() if shown} == run_here
+    assert set(PROGRAMS) - run_here == {"count.py", "test_service.py", "web.py"}
 
 
-@pytest.mark.parametrize("program", ["hello.py", "shop.py", "invoice.py"])
+@pytest.mark.parametrize("program", ["hello.py", "shop.py", "invoice.py", "service.py"])
 def test_a_program_with_a_server_of_its_own_prints_what_the_page_shows(folder: Path, program: str) -> None:
     assert run(folder, program) == SHOWN[program]
+
+
+def test_the_test_of_the_service_passes(folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_service.py"],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert "1 passed" in done.stdout, done.stdout
+
+
+@pytest.mark.slow
+def test_the_web_application_answers_and_ends(folder: Path, url: str) -> None:
+    settings = environment(ROMANCY_NATS_URL=url, ROMANCY_NAMESPACE="web")
+    command = [sys.executable, "-m", "uvicorn", "web:web", "--port", "0"]
+    with subprocess.Popen(command, cwd=folder, env=settings, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        try:
+            told = (re.search(r"running on (http://\S+)", line) for line in server.stderr)
+            address = next(found[1] for found in told if found is not None)
+            request = urllib.request.Request(f"{address}/checkouts/cart-9?amount=5", method="POST")
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+                assert json.load(answer) == {"id": "cart-9", "result": "paid 5"}
+            server.terminate()
+            assert server.wait(TIMEOUT) in (0, -signal.SIGTERM)
+        finally:
+            server.kill()
 
 
 @pytest.mark.slow
