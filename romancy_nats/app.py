@@ -17,6 +17,7 @@ from romancy_nats.core.definition import Activity, Workflow
 from romancy_nats.core.error_text import class_name
 from romancy_nats.core.ids import check_name
 from romancy_nats.core.logs import labelled
+from romancy_nats.core.reachable import misfit_definitions
 from romancy_nats.core.retry import RetryPolicy
 from romancy_nats.errors import ConfigurationError
 from romancy_nats.runtime.collector import rare_collections
@@ -76,6 +77,8 @@ class App:
             raise ConfigurationError(
                 f"two workflows of one app have the same name: {', '.join(sorted(twice))}"
             )
+        if wrong := misfit_definitions(self.workflows):
+            raise ConfigurationError("\n".join(wrong))
 
     @property
     def settings(self) -> Settings:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from romancy_nats.cli import dead, doctor, histories, instances, running, streams, talking
+from romancy_nats.cli import checking, dead, doctor, histories, instances, running, streams, talking
 from romancy_nats.cli.exits import MEANINGS, root_cause, tell
 
 _log = logging.getLogger("romancy.cli")
@@ -41,6 +41,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "query": talking.query,
     "update": talking.update,
     "replay": histories.replay,
+    "check": checking.check,
     "doctor": doctor.doctor,
 }
 for _name, _command in _COMMANDS.items():

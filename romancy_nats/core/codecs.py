@@ -31,7 +31,8 @@ class Codecs(Generic[R]):
     @cached_property
     def result(self) -> ValueCodec[R]:
         """Of what it returns."""
-        return ValueCodec[R](result_annotation(self._fn, self._names))
+        name = getattr(self._fn, "__name__", type(self._fn).__name__)
+        return ValueCodec[R](result_annotation(self._fn, self._names), name=f"{name}(): the result")
 
     @cached_property
     def bound(self) -> Codecs[R]:

@@ -164,6 +164,11 @@ class Parameters:
         scan_msgpack(data, EXT_CODES, max_bytes=max_bytes)
         return self._compose(self._bound(*self.decode(data)), _packed)
 
+    def check(self) -> None:
+        """Raises PayloadError when an argument has a type of which no value can be stored."""
+        for slot in (*self._all.values(), *filter(None, (self._more, self._more_keyword))):
+            slot.codec.check()
+
     @cached_property
     def annotations(self) -> dict[str, object]:
         """The annotation of each argument by name."""

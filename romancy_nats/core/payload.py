@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
 from functools import cached_property, partial
 from inspect import Parameter
+from types import FunctionType
 from typing import Any, Generic, Never, NoReturn, TypeVar, Union, cast, get_args, get_origin, is_typeddict
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -26,6 +27,9 @@ T = TypeVar("T")
 
 _SCALARS = frozenset({type(None), bool, float, str, bytes})  # int may be too large for msgpack
 _EXACT = frozenset({*_SCALARS, int, *KIN})
+_NEVER: frozenset[object] = frozenset(
+    {Callable, type, FunctionType, AsyncIterator, AsyncGenerator, AsyncIterable}
+)
 _BARE = frozenset({list, dict, set, frozenset, tuple})
 _UNTYPED: tuple[object, ...] = (Any, object, Parameter.empty, Never, NoReturn)
 _LARGEST, _SMALLEST = 2**64 - 1, -(2**63)
@@ -51,6 +55,15 @@ class ValueCodec(Generic[T]):
         if not (self._untyped or self._exact >= set(_members(self.annotation)) <= _EXACT | _BARE):
             self._registry.add_schema(self._adapter.core_schema)
             self._registry.add_annotation(self.annotation)
+
+    def check(self) -> None:
+        """Raises PayloadError when the annotation names only what can never be stored, such as functions."""
+        classes = {get_origin(member) or member for member in _members(self.annotation)} - {type(None)}
+        if classes and classes <= _NEVER:
+            raise PayloadError(
+                f"{self.name}: a value of {self.annotation!r} cannot be stored; pass plain values, dataclasses or "
+                "models, and of a function or class its name"
+            )
 
     def encode(self, value: T) -> bytes:
         """The bytes of a value, valid from now on; raises PayloadError when it does not fit or cannot be stored."""
@@ -137,9 +150,11 @@ class ValueCodec(Generic[T]):
                     raise
                 return TypeAdapter(annotation)
         except (PydanticUserError, NameError, TypeError) as error:
+            # pydantic's advice for an unknown class, `arbitrary_types_allowed`, would not make it storable
+            unknown = getattr(error, "code", None) == "schema-for-unknown-type"
+            why = "" if unknown else f" ({str(error).splitlines()[0]})"
             raise PayloadError(
-                f"{self.name}: pydantic has no schema for {annotation!r}; use plain types, dataclasses or models "
-                f"({str(error).splitlines()[0]})"
+                f"{self.name}: pydantic has no schema for {annotation!r}; use plain types, dataclasses or models{why}"
             ) from error
 
 

@@ -585,3 +585,17 @@ def test_dev_reports_a_failed_run(own: Cli) -> None:
     assert done.stdout == ""
     assert "RetryExhaustedError" in done.stderr
     own("dev", "shop:app", "--run", "order", "--input", '{"itm": "a"}', exit=2)
+
+
+def test_check_says_which_parameter_cannot_be_stored(cli: Cli) -> None:
+    assert "functions checked: " in cli("check", "shop:app").stdout
+    assert "reserve" in cli.json("check", "shop:app")["checked"]
+    (cli.directory / "unstorable.py").write_text(
+        "import socket\n"
+        "from romancy_nats import App, WorkflowContext, activity, workflow\n"
+        "@activity\nasync def look(connection: socket.socket) -> None: ...\n"
+        "@workflow\nasync def flow(ctx: WorkflowContext) -> None: await ctx.run(look)\n"
+        "app = App('app', workflows=[flow])\n",
+        encoding="utf-8",
+    )
+    assert "look(): argument 'connection'" in cli.complaint("check", "unstorable:app", exit=2)
