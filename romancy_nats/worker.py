@@ -22,9 +22,9 @@ Lifespan = Callable[[], AbstractAsyncContextManager[object]]
 class Worker:
     """A worker at work. `drain` ends it; `wait` returns when it has ended."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, ended: asyncio.Event) -> None:
         self._engine = engine
-        self._ended = asyncio.Event()
+        self._ended = ended
 
     @property
     def incarnation(self) -> str:
@@ -44,10 +44,6 @@ class Worker:
         """Return when the worker has ended, for example after SIGTERM."""
         await self._ended.wait()
 
-    def ended(self) -> None:
-        """Say that it is over (called by the block that runs it)."""
-        self._ended.set()
-
 
 @asynccontextmanager
 async def running_worker(
@@ -65,7 +61,8 @@ async def running_worker(
     `signals=None` takes only those that nobody else uses; what was there before is put back at the end of the block.
     """
     engine = Engine(world, workflows, tuning, overrides=overrides)
-    worker = Worker(engine)
+    ended = asyncio.Event()
+    worker = Worker(engine, ended)
     watchdog = Watchdog(tuning.block_warning) if watch else nullcontext()
     failure: Exception | None = None
     async with lifespan() if lifespan is not None else nullcontext() as state:
@@ -74,7 +71,7 @@ async def running_worker(
             async with anyio.create_task_group() as group:
                 # Shielded, since it ends by its drain: a block that is cancelled lets go of its instances, too.
                 running = anyio.CancelScope(shield=True)
-                group.start_soon(_run, engine, worker, running)
+                group.start_soon(_run, engine, ended, running)
                 try:
                     await engine.ready.wait()
                 except BaseException:
@@ -97,12 +94,12 @@ async def running_worker(
             raise failure
 
 
-async def _run(engine: Engine, worker: Worker, running: anyio.CancelScope) -> None:
+async def _run(engine: Engine, ended: asyncio.Event, running: anyio.CancelScope) -> None:
     try:
         with running:
             await engine.run()
     finally:
-        worker.ended()
+        ended.set()
 
 
 async def _end_when_asked(

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.record import InstanceRecord
 from romancy_nats.ports import Held, Listed, Refusal, World
 from tests.conformance.stage import Play, Stage, record, stored, why
 
@@ -200,5 +201,21 @@ def test_a_scan_lists_each_record_once(play: Play) -> None:
         assert await listed("nobody") == []
         everywhere = [line.key async for line in stage.second.ledger.scan(None, "ü.*")]
         assert stage.key("ü.*") in everywhere
+
+    play(scenario)
+
+
+def test_which_instances_have_a_record(play: Play) -> None:
+    async def scenario(stage: Stage) -> None:
+        there = [stage.key(f"there-{n}.*") for n in range(12)]
+        for key in there:
+            assert isinstance(await stage.first.ledger.write(key, InstanceRecord(), 0), int)
+        missing = [stage.key(f"missing-{n}") for n in range(5)]
+
+        async def found() -> bool:
+            return set(await stage.second.ledger.existing([*missing, *there])) == set(there)
+
+        await stage.until(found)
+        assert list(await stage.second.ledger.existing([])) == []
 
     play(scenario)

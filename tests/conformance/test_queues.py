@@ -325,3 +325,37 @@ def test_a_pull_that_was_given_up_loses_nothing(play: Play) -> None:
         assert places(await stage.pull(stage.first, START)) == [(sequence, 1)]
 
     play(scenario)
+
+
+def test_starts_are_read_oldest_first_and_found_by_their_place(play: Play) -> None:
+    async def scenario(stage: Stage) -> None:
+        await stage.make_queues(None)
+        sequences = [
+            stored(await stage.first.queues.start(stage.workflow, id.encode(), {"Romancy-Instance-Id": id}))
+            for id in ("a", "b", "c")
+        ]
+
+        async def read(workflow: str | None) -> list[bytes]:
+            found = [one async for one in stage.second.queues.stored_starts(workflow)]
+            return [one.data for one in found if one.workflow == stage.workflow]
+
+        async def all_there() -> bool:
+            return await read(stage.workflow) == await read(None) == [b"a", b"b", b"c"]
+
+        await stage.until(all_there)
+        second = await stage.second.queues.start_at(sequences[1])
+        assert second is not None
+        assert (second.data, second.workflow, second.source.sequence) == (b"b", stage.workflow, sequences[1])
+        assert second.time > 0
+        assert await stage.second.queues.start_at(10**9) is None
+        assert stage.workflow in await stage.second.orphans.workflows()
+        assert [one async for one in stage.second.queues.stored_starts(f"{stage.workflow}-unknown")] == []
+        for _ in sequences:
+            (await stage.pull_one(stage.first, START)).ack()
+
+        async def gone() -> bool:
+            return await read(None) == [] and await stage.second.queues.start_at(sequences[1]) is None
+
+        await stage.until(gone)
+
+    play(scenario)

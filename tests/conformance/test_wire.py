@@ -268,3 +268,25 @@ def test_announcements_reach_those_who_follow(play: Play) -> None:
         assert heard[-1] == b"last"
 
     play(scenario)
+
+
+def test_whether_a_workflow_is_served(play: Play) -> None:
+    async def scenario(stage: Stage) -> None:
+        async def answer(question: bytes) -> bytes:
+            return question
+
+        assert await stage.second.wire.served(stage.workflow, 5) is False
+        stop = await stage.first.wire.serve(stage.workflow, answer, shared=True)
+
+        async def served() -> bool:
+            return await stage.second.wire.served(stage.workflow, 5) is True
+
+        await stage.until(served)
+        await stop()
+
+        async def over() -> bool:
+            return await stage.second.wire.served(stage.workflow, 5) is False
+
+        await stage.until(over)
+
+    play(scenario)
