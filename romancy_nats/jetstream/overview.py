@@ -52,7 +52,8 @@ async def standings(connection: Connection, topology: Topology) -> list[Standing
 
     async for consumer in _consumers(connection, subjects.start_stream):
         workflow = subjects.read_workflow(_filter(consumer))
-        of(workflow).queued += _number(consumer, "num_pending") + _number(consumer, "num_ack_pending")
+        # What was handed out is not acked before its instance rests: it is in the ledger already.
+        of(workflow).queued += _number(consumer, "num_pending")
     for orphan in await JetStreamOrphans(connection, subjects).unclaimed():
         of(orphan.workflow or orphan.token).queued += orphan.starts
     for look in range(_LOOKS):

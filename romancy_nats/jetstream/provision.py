@@ -82,14 +82,15 @@ async def ensure_streams(
     topology = Topology(namespace, shards, replicas, storage)
     # Shard 0 first: whoever creates it decides how many there are.
     first = topology.shard(0)
-    if await _create(connection, first) is not _Outcome.DENIED:
+    began = await _create(connection, first)
+    if began is not _Outcome.DENIED:
         topology = await read_topology(connection, topology)
     rest = topology.streams()
     outcomes = await asyncio.gather(*(_create(connection, spec) for spec in rest))
     denied = [spec.name for spec, outcome in zip(rest, outcomes, strict=True) if outcome is _Outcome.DENIED]
     if denied:
         raise _missing(topology.namespace, denied)
-    if made := outcomes.count(_Outcome.CREATED):
+    if made := [began, *outcomes].count(_Outcome.CREATED):
         _log.info("created %d streams of namespace %s", made, topology.namespace)
     there = [spec for spec, outcome in zip(rest, outcomes, strict=True) if outcome is _Outcome.THERE]
     _refuse_conflicts(await _differences(connection, there))
