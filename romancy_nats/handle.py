@@ -90,6 +90,8 @@ class InstanceInfo:
     attributes: dict[str, Any] | None = None
     memo: dict[str, Any] | None = None
     takeovers: int = 0
+    skipped: int = 0
+    """How many events and messages did not fit and were parked in the dead letters, as of its last rest."""
     pending_activities: tuple[PendingActivityInfo, ...] = ()
 
 
@@ -115,6 +117,7 @@ def instance_info(
         attributes=dict(record.attributes),
         memo=dict(record.memo),
         takeovers=record.takeovers,
+        skipped=record.skipped,
     )
 
 

@@ -27,6 +27,7 @@ JSON = "application/json"
 _STRUCTURED = "application/cloudevents"
 _BATCH = "application/cloudevents-batch"
 _PREFIX = "ce-"
+EVENT_TYPE = "ce-type"
 _CORE = frozenset({"id", "source", "type", "specversion", "time", "subject", "datacontenttype", "dataschema"})
 _DATA = frozenset({"data", "data_base64"})
 _NAME = re.compile(r"[a-z0-9]{1,64}")
@@ -147,7 +148,7 @@ def read_event(type: str, headers: Mapping[str, str], body: bytes, default_id: s
     if kind.startswith(_STRUCTURED):
         return _structured(type, kind, body, default_id)
     attributes: dict[str, object] = {
-        name.removeprefix(_PREFIX): _unescaped(value)
+        name.removeprefix(_PREFIX): unescaped(value)
         for name, value in named.items()
         if name.startswith(_PREFIX)
     }
@@ -206,7 +207,8 @@ def _event(type: str, attributes: Mapping[str, object], data: bytes, default_id:
     )
 
 
-def _unescaped(value: str) -> str:
+def unescaped(value: str) -> str:
+    """The value of an attribute in a header."""
     if len(value) > 1 and value[0] == value[-1] == '"':
         value = _ESCAPED.sub(r"\1", value[1:-1])
     return unquote(value, errors="replace").encode(errors="replace").decode()

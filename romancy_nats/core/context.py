@@ -8,20 +8,19 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, overload
 from uuid import UUID
 
 from romancy_nats.core import sending
 from romancy_nats.core.cloudevents import check_key, check_type
 from romancy_nats.core.definition import Activity, as_activity
-from romancy_nats.core.events import EventReceived, MessageReceived
 from romancy_nats.core.ids import InstanceKey, check_name, check_text
-from romancy_nats.core.opening import opened_event, opened_message
+from romancy_nats.core.opening import Opening
 from romancy_nats.core.plain import as_plain
 from romancy_nats.core.received import ReceivedEvent, ReceivedMessage
 from romancy_nats.core.times import Duration, seconds
 from romancy_nats.core.unprintable import shown
-from romancy_nats.core.waits import EVENT, MESSAGE
+from romancy_nats.core.waits import EVENT, MESSAGE, Invalid
 from romancy_nats.errors import ConfigurationError, EventTimeoutError, MessageTimeoutError, QueryError
 
 if TYPE_CHECKING:
@@ -143,11 +142,23 @@ class WorkflowContext:
 
     @overload
     async def wait_event(
-        self, type: str, *, key: str | None = None, timeout: Duration | None = None, model: type[M]
+        self,
+        type: str,
+        *,
+        key: str | None = None,
+        timeout: Duration | None = None,
+        model: type[M],
+        invalid: Invalid = "skip",
     ) -> ReceivedEvent[M]: ...
     @overload
     async def wait_event(
-        self, type: str, *, key: str | None = None, timeout: Duration | None = None, model: None = None
+        self,
+        type: str,
+        *,
+        key: str | None = None,
+        timeout: Duration | None = None,
+        model: None = None,
+        invalid: Invalid = "skip",
     ) -> ReceivedEvent[Any]: ...
     async def wait_event(
         self,
@@ -156,44 +167,50 @@ class WorkflowContext:
         key: str | None = None,
         timeout: Duration | None = None,
         model: Any = None,
+        invalid: Invalid = "skip",
     ) -> ReceivedEvent[Any]:
         """Wait for the next event of this type (and key, if given). One sent before is not heard.
 
-        Raises EventTimeoutError after `timeout`, and pydantic's ValidationError when the data does not fit `model`.
+        One whose data does not fit `model` is logged, counted and parked in the dead letters, and the wait goes on;
+        with `invalid="raise"` it raises pydantic's ValidationError here. Raises EventTimeoutError after `timeout`.
         """
         waiting = self._acting.waiting
+        opening = Opening[Any](waiting, model, invalid)
         limit = asyncio.timeout(_longest(timeout, "wait_event"))
         wait = waiting.start(EVENT, type, key)
         try:
             async with limit:
-                event = cast("EventReceived", await waiting.answer(wait))
+                return await opening.event(wait)
         except TimeoutError as error:
             if timeout is not None and limit.expired():
                 raise EventTimeoutError(type, seconds(timeout)) from error
             raise
         finally:
             waiting.end(wait)
-        return opened_event(event, model)
 
     @overload
     def events(
-        self, type: str, key: str | None = None, *, model: type[M]
+        self, type: str, key: str | None = None, *, model: type[M], invalid: Invalid = "skip"
     ) -> AbstractAsyncContextManager[AsyncIterator[ReceivedEvent[M]]]: ...
     @overload
     def events(
-        self, type: str, key: str | None = None, *, model: None = None
+        self, type: str, key: str | None = None, *, model: None = None, invalid: Invalid = "skip"
     ) -> AbstractAsyncContextManager[AsyncIterator[ReceivedEvent[Any]]]: ...
     @asynccontextmanager
     async def events(
-        self, type: str, key: str | None = None, *, model: Any = None
+        self, type: str, key: str | None = None, *, model: Any = None, invalid: Invalid = "skip"
     ) -> AsyncGenerator[AsyncIterator[ReceivedEvent[Any]]]:
-        """All events of this type (and key) from here to the end of the block; none is missed between two reads."""
+        """All events of this type (and key) from here to the end of the block; none is missed between two reads.
+
+        What becomes of one that does not fit `model` is said at `wait_event`.
+        """
         waiting = self._acting.waiting
+        opening = Opening[Any](waiting, model, invalid)
         wait = waiting.start(EVENT, type, key, stream=True)
 
         async def stream() -> AsyncGenerator[ReceivedEvent[Any]]:
             while True:
-                yield opened_event(cast("EventReceived", await waiting.answer(wait)), model)
+                yield await opening.event(wait)
 
         try:
             async with aclosing(stream()) as events:
@@ -203,37 +220,55 @@ class WorkflowContext:
 
     @overload
     async def receive(
-        self, channel: str, timeout: Duration | None = None, *, model: type[M]
+        self,
+        channel: str,
+        timeout: Duration | None = None,
+        *,
+        model: type[M],
+        invalid: Invalid = "raise",
     ) -> ReceivedMessage[M]: ...
     @overload
-    async def receive(self, channel: str, timeout: Duration | None, model: type[M]) -> ReceivedMessage[M]: ...
+    async def receive(
+        self, channel: str, timeout: Duration | None, model: type[M], *, invalid: Invalid = "raise"
+    ) -> ReceivedMessage[M]: ...
     @overload
     async def receive(
-        self, channel: str, timeout: Duration | None = None, model: None = None
+        self,
+        channel: str,
+        timeout: Duration | None = None,
+        model: None = None,
+        *,
+        invalid: Invalid = "raise",
     ) -> ReceivedMessage[Any]: ...
     async def receive(
-        self, channel: str, timeout: Duration | None = None, model: Any = None
+        self,
+        channel: str,
+        timeout: Duration | None = None,
+        model: Any = None,
+        *,
+        invalid: Invalid = "raise",
     ) -> ReceivedMessage[Any]:
         """The next message on a channel, in the order in which its sender sent them; unread ones are kept.
 
-        Raises MessageTimeoutError after `timeout`, and pydantic's ValidationError when the data does not fit `model`.
+        One whose data does not fit `model` raises pydantic's ValidationError; with `invalid="skip"` it is logged,
+        counted and parked in the dead letters, and the next one counts. Raises MessageTimeoutError after `timeout`.
         """
         waiting = self._acting.waiting
-        message = waiting.take(channel)
+        opening = Opening[Any](waiting, model, invalid)
+        message = opening.unread(channel)
         if message is not None:
-            return opened_message(message, model)
+            return message
         limit = asyncio.timeout(_longest(timeout, "receive"))
         wait = waiting.start(MESSAGE, channel)
         try:
             async with limit:
-                message = cast("MessageReceived", await waiting.answer(wait))
+                return await opening.message(wait)
         except TimeoutError as error:
             if timeout is not None and limit.expired():
                 raise MessageTimeoutError(channel, seconds(timeout)) from error
             raise
         finally:
             waiting.end(wait)
-        return opened_message(message, model)
 
     # --- reaching others
 

@@ -183,6 +183,18 @@ class WaitEnded(NamedTuple):
     id: str
 
 
+class Skipped(NamedTuple):
+    """Command: an event, or a message, did not fit what the workflow asked for, and it waits on.
+
+    It is that of the delivery with this `stream` and `sequence`; a copy of it is parked, with the reason.
+    """
+
+    wait: str
+    stream: str
+    sequence: int
+    reason: str
+
+
 class UpdateAnswered(NamedTuple):
     """Command: an update handler returned (`result`), raised (`failure`), or the update was refused (`rejected`)."""
 
@@ -250,6 +262,7 @@ Command = (
     | CompensationBegun
     | WaitStarted
     | WaitEnded
+    | Skipped
     | UpdateAnswered
     | Emitted
     | WorkflowCompleted
@@ -348,6 +361,7 @@ EVENTS: dict[type[Event], EventSpec] = {
     UpdateAnswered: _command(43, "id", refused="id result", shortened="failure"),
     Emitted: _command(44, "", refused="value"),
     WorkflowRecurred: _command(45, "", input="input", refused="input carried"),
+    Skipped: _command(46, "wait stream sequence", shortened="reason", ours="wait stream"),
 }
 """The one place where a class of events is described; a test walks it."""
 

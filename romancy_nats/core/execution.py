@@ -38,6 +38,7 @@ from romancy_nats.core.events import (
     MessageEvent,
     MessageReceived,
     RetryRequested,
+    Skipped,
     TerminateRequested,
     TimerCancelled,
     TimerFired,
@@ -252,6 +253,7 @@ class Execution:
                 | CompensationBegun()
                 | WaitStarted()
                 | WaitEnded()
+                | Skipped()
                 | Emitted()
             ):
                 """All that they say is in what was compared, or for watchers only."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from romancy_nats.core.ids import InstanceKey, check_id, decode_token, encode_token
+from romancy_nats.core.limits import shortened
 from romancy_nats.errors import InvalidNameError
 
 ID = "Romancy-Instance-Id"
@@ -38,12 +39,17 @@ ORIGIN_ID = "Romancy-Origin-Id"
 """The encoded id of the instance that a parked message was for."""
 ORIGIN_MESSAGE_ID = "Romancy-Origin-Msg-Id"
 TRUNCATED = "Romancy-Truncated"
+DROPPED_HEADERS = "Romancy-Dropped-Headers"
+"""Names of headers that were too large for the dead letter."""
 CONTENT_TYPE = "Content-Type"
 TRACE = "traceparent"
 MESSAGE_ID = "Nats-Msg-Id"
 """Deduplicated per stream, not per subject: ids are prefixed with the instance."""
 
 LONGEST_REASON = 2000
+"""Bytes."""
+LARGEST_KEPT = 36_000
+"""Bytes of the headers of a message that its dead letter keeps: it has to fit into a message itself."""
 
 
 def named_id(headers: Mapping[str, str]) -> str | None:
@@ -88,7 +94,19 @@ def kept(headers: Mapping[str, str]) -> dict[str, str]:
     plain = {name: value for name, value in headers.items() if not name.lower().startswith("nats-")}
     if MESSAGE_ID in headers:
         plain[ORIGIN_MESSAGE_ID] = headers[MESSAGE_ID]
-    return plain
+    room = LARGEST_KEPT
+    found: dict[str, str] = {}
+    dropped: list[str] = []
+    for name, value in plain.items():
+        spelled = value.encode("utf-8", "backslashreplace").decode()
+        room -= len(name) + len(spelled.encode())
+        if room < 0:
+            dropped.append(name)
+        else:
+            found[name] = spelled
+    if dropped:
+        found[DROPPED_HEADERS] = one_line(", ".join(dropped), LONGEST_REASON)
+    return found
 
 
 def dead_letter_headers(
@@ -97,7 +115,7 @@ def dead_letter_headers(
     """The headers of a dead letter; parking the same message twice is one letter. `id` is that of the instance."""
     known = {
         MESSAGE_ID: f"{stream}:{sequence}",
-        REASON: one_line(reason)[:LONGEST_REASON],
+        REASON: one_line(reason, LONGEST_REASON),
         ORIGIN_STREAM: stream,
         ORIGIN_SEQUENCE: str(sequence),
     }
@@ -106,6 +124,7 @@ def dead_letter_headers(
     return kept(headers) | known
 
 
-def one_line(text: str) -> str:
-    """Text that a header value can carry."""
-    return " ".join(text.split())
+def one_line(text: str, most: int = LONGEST_REASON) -> str:
+    """Text that a header value can carry, in at most `most` bytes: no line ends, no control characters."""
+    printable = "".join(char if char.isprintable() else " " for char in shortened(text, most))
+    return shortened(" ".join(printable.split()), most)

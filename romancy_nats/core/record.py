@@ -78,6 +78,8 @@ class InstanceRecord:
     code: str = ""
     archived: list[int] = field(default_factory=list[int])
     """Where the history is once it has left the ledger."""
+    skipped: int = 0
+    """How many events and messages of this generation did not fit what the workflow asked for, and were parked."""
     sealed: bool = False
     """Whether the ledger holds no commit of it any more; the record itself expires."""
     write: str = ""

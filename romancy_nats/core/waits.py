@@ -9,11 +9,15 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from romancy_nats.core.cloudevents import check_wait
-from romancy_nats.core.events import Command, EventReceived, MessageReceived, WaitEnded, WaitStarted
+from romancy_nats.core.events import Command, EventReceived, MessageReceived, Skipped, WaitEnded, WaitStarted
 from romancy_nats.core.eviction import refuse_call
 from romancy_nats.core.ids import InstanceKey, check_text
+
+Invalid = Literal["skip", "raise"]
+"""What becomes of data that does not fit the model that workflow code asked for."""
 
 EVENT = "event"
 MESSAGE = "message"
@@ -45,6 +49,9 @@ class Waits:
         self.open: dict[str, Wait] = {}
         self.unread: dict[str, deque[MessageReceived]] = {}
         self.orders: dict[str, int] = {}
+        self.skipped: dict[tuple[str, int], EventReceived | MessageReceived] = {}
+        """What did not fit, by its place, until the server has the copy of it."""
+        self.skips = 0
 
     def close(self) -> None:
         """The code is evicted: nothing is to refer to whom it belonged."""
@@ -99,6 +106,13 @@ class Waits:
             wait.future.set_result(event)
         elif wait.stream:
             wait.unread.append(event)
+
+    def skip(self, wait: Wait | None, answer: EventReceived | MessageReceived, reason: str) -> None:
+        """What came does not fit: a copy of it is parked once this is recorded."""
+        self.skips += 1
+        self.skipped[answer.stream, answer.sequence] = answer
+        waiting = "" if wait is None else wait.started.id
+        self._emit(Skipped(waiting, answer.stream, answer.sequence, reason))
 
     # --- messages
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import anyio
 
 from romancy_nats.core.commit import Commit
-from romancy_nats.core.events import WaitEnded, WaitStarted, WorkflowRecurred
+from romancy_nats.core.events import Skipped, WaitEnded, WaitStarted, WorkflowRecurred
 from romancy_nats.core.execution import Execution
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
@@ -51,7 +51,7 @@ async def take_over(owner: Owner, key: InstanceKey, held: Held) -> tuple[Instanc
 def _collect_waits(
     instance: Instance, commit: Commit, unsettled: bool, started: dict[str, WaitStarted]
 ) -> None:
-    """Registrations whose removal the server may not have heard of are removed again (L5)."""
+    """What the server may not have heard of is done again (L5): ends of waits, copies of what was skipped."""
     for event in commit.events:
         if isinstance(event, WaitStarted):
             started[event.id] = event
@@ -61,6 +61,11 @@ def _collect_waits(
             instance.effects.registrations.registered.pop(event.id, None)
         elif isinstance(event, WaitEnded) and unsettled and event.id in started:
             instance.over.append(started[event.id])
+        elif isinstance(event, Skipped):
+            if unsettled:
+                instance.skipped.append(event)
+            else:
+                instance.execution.waiting.skipped.pop((event.stream, event.sequence), None)
 
 
 async def load(owner: Owner, execution: Execution, record: InstanceRecord, revision: int) -> Instance:

@@ -10,6 +10,7 @@ from romancy_nats.core.events import (
     ActivityAttemptFailed,
     ActivityScheduled,
     Event,
+    Skipped,
     TimerCancelled,
     TimerFired,
     TimerStarted,
@@ -21,6 +22,7 @@ from romancy_nats.runtime.alarms import Alarms
 from romancy_nats.runtime.attempts import Attempts
 from romancy_nats.runtime.part import Part
 from romancy_nats.runtime.registrations import Registrations
+from romancy_nats.runtime.skipped import SkippedAnswers
 
 if TYPE_CHECKING:
     from romancy_nats.runtime.instance import Instance
@@ -37,6 +39,7 @@ class Effects(Part):
         self.attempts: dict[str, Attempts] = {}
         self.alarms = Alarms(instance.owner.world.clock)
         self.registrations = Registrations(instance)
+        self.skipped = SkippedAnswers(instance)
 
     def carry_out(self, batch: Sequence[Event]) -> None:
         """Begin what a commit asked for."""
@@ -60,6 +63,8 @@ class Effects(Part):
             self.registrations.begin(event)
         elif isinstance(event, WaitEnded):
             self.registrations.end(event.id)
+        elif isinstance(event, Skipped):
+            self.skipped.begin(event)
         elif isinstance(event, UpdateAnswered):
             self._instance.owner.update_answered(self._instance, event)
 

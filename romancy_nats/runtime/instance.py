@@ -23,6 +23,7 @@ from romancy_nats.core.events import (
     Event,
     MessageEvent,
     MessageReceived,
+    Skipped,
     TimerStarted,
     WaitStarted,
     WorkflowStarted,
@@ -92,6 +93,8 @@ class Instance:
         self._sent = Sent(0, b"", "", 0)
         self.effects = Effects(self)
         self.over: list[WaitStarted] = []
+        self.skipped: list[Skipped] = []
+        """What was skipped before this worker had it, and may not be parked."""
         self._linger: asyncio.TimerHandle | None = None
         self._early: list[tuple[Delivered, HeldDelivery]] = []
         self._patience: asyncio.TimerHandle | None = None
@@ -171,6 +174,9 @@ class Instance:
         for started in self.over:
             self.effects.registrations.forget(started)
         self.over.clear()
+        for skipped in self.skipped:
+            self.effects.skipped.begin(skipped)
+        self.skipped.clear()
         self._turn()
 
     def poke(self) -> None:

@@ -16,6 +16,7 @@ from romancy_nats.core.record import InstanceStatus
 from romancy_nats.errors import ServerUnavailableError
 from romancy_nats.ports import DeadLetter, Delivery, Held, Source
 from romancy_nats.runtime import claim
+from romancy_nats.runtime.dead_letters import write_letter
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.writing import read_record
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from romancy_nats.runtime.engine import Engine
 
 _log = logging.getLogger("romancy.worker")
+_AFTER_A_REFUSAL = 60.0
 
 
 class _Queue:
@@ -113,9 +115,10 @@ class Ownership:
         letter = DeadLetter(
             delivery.workflow, reason, delivery.data, delivery.headers, delivery.source, delivery.id
         )
-        while not isinstance(await self.engine.world.queues.park(letter), int):
-            await anyio.sleep(1.0)
-        delivery.ack()
+        if await write_letter(self.engine.world, letter):
+            delivery.ack()
+        else:
+            delivery.nak(_AFTER_A_REFUSAL)
 
     async def _alive(self, owner: str) -> bool:
         while True:

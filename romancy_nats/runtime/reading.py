@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
+from romancy_nats.core.cloudevents import EVENT_TYPE, read_event, unescaped
 from romancy_nats.core.events import (
     CancelRequested,
     EventReceived,
@@ -26,7 +27,7 @@ from romancy_nats.core.headers import (
     WAIT,
     own_message_id,
 )
-from romancy_nats.core.ids import InstanceKey, decode_token
+from romancy_nats.core.ids import InstanceKey, check_text, decode_token
 from romancy_nats.core.limits import parse_body, shortened
 from romancy_nats.core.plain import encode_plain, read_plain
 from romancy_nats.core.record import LONGEST_ERROR, InstanceRecord
@@ -67,7 +68,14 @@ def text_of(delivery: Delivery) -> str:
 
 
 def _event(delivery: Delivery, message_id: str) -> EventReceived:
-    event = decode_event(delivery.data)
+    headers = delivery.headers
+    # Sent back from the dead letters it has its form as an event.
+    copied = headers.get(EVENT_TYPE)
+    event = (
+        read_event(unescaped(copied), headers, delivery.data, message_id)
+        if copied
+        else decode_event(delivery.data)
+    )
     return EventReceived(
         wait=delivery.headers[WAIT],
         event_type=event.type,
@@ -126,4 +134,4 @@ def _update(delivery: Delivery, message_id: str) -> UpdateRequested:
 def _named(headers: Mapping[str, str], name: str) -> str:
     if not headers.get(name):
         raise PayloadError(f"header {name} is missing")
-    return decode_token(headers[name])
+    return check_text(decode_token(headers[name]), f"header {name}")

@@ -53,6 +53,7 @@ def resting_record(instance: Instance, *, let_go: bool = False) -> InstanceRecor
         takeovers=0,
         next_due=0,
         code="",
+        skipped=instance.execution.waiting.skips,
     )
     ending = instance.execution.ending
     if let_go or isinstance(ending, WorkflowRecurred):
@@ -131,6 +132,7 @@ async def settle_effects(instance: Instance) -> None:
     if instance.execution.ending is not None:
         instance.effects.registrations.end_all()
     await instance.effects.registrations.done()
+    await instance.effects.skipped.done()
     due = next_due(instance.execution) if instance.waits else 0
     pause = _PAUSE
     while (due or instance.record.next_due) and not instance.dropped:

@@ -9,6 +9,7 @@ from romancy_nats.core.events import (
     ActivityAttemptFailed,
     EventReceived,
     MessageReceived,
+    Skipped,
     TimerCancelled,
     TimerFired,
     TimerStarted,
@@ -18,7 +19,15 @@ from romancy_nats.core.events import (
     WaitStarted,
     WorkflowRecurred,
 )
-from romancy_nats.core.headers import GENERATION, KIND, MESSAGE_ID, REASON
+from romancy_nats.core.headers import (
+    GENERATION,
+    KIND,
+    MESSAGE_ID,
+    ORIGIN_ID,
+    ORIGIN_SEQUENCE,
+    ORIGIN_STREAM,
+    REASON,
+)
 from romancy_nats.core.plain import decode_plain
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
 from romancy_nats.core.waits import EVENT
@@ -36,6 +45,8 @@ _RESTING = (
 )
 _MICROSECONDS = 1_000_000
 FOREVER = float("inf")
+COPIED = "ce-type"
+"""A header of letters that are copies of events."""
 
 
 @dataclass(slots=True)
@@ -67,6 +78,7 @@ def check_waiting(case: Case) -> None:
     _nothing_said_is_lost(case)
     _in_order(case)
     _updates_answered(case)
+    _misfits_parked(case)
     _archived_at_the_end(case)
 
 
@@ -284,6 +296,23 @@ def _was_told(case: Case, said: Said, answers: list[UpdateAnswered]) -> None:
         case.fail(f"update {said.value}: the history says {recorded}, the caller was told {said}")
     elif not recorded.failure and decode_plain(recorded.result) != said.answer:
         case.fail(f"update {said.value} was answered {said.answer!r}, not what its history says")
+
+
+def _misfits_parked(case: Case) -> None:
+    """What was skipped is heard by nobody else, and a copy of it is parked; of nothing else there is one."""
+    skipped = {
+        Source(event.stream, event.sequence)
+        for placed in case.events
+        if isinstance(event := placed.event, Skipped)
+    }
+    for source in skipped:
+        if not case.evidence.parked(source, FOREVER):
+            case.fail(f"{source} was skipped, and no copy of it is parked (L9)")
+    for letter in case.evidence.server.dead_stream.messages.values():
+        source = Source(letter.headers[ORIGIN_STREAM], int(letter.headers[ORIGIN_SEQUENCE]))
+        mine = COPIED in letter.headers and letter.headers.get(ORIGIN_ID) == case.told.id
+        if mine and source not in skipped:
+            case.fail(f"{source} was not skipped, and is parked: {letter.headers.get(REASON)}")
 
 
 def _archived_at_the_end(case: Case) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from random import Random
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from romancy_nats import (
     EventTimeoutError,
@@ -27,6 +29,18 @@ Program = list[Any]
 
 On the top level `["recur", seconds, op]` begins anew with what comes after it, from beside an `op` that it breaks off
 after some seconds (`None`: from the root itself); `["known", values]` is what the generation before knew."""
+
+MISFIT = "no"
+"""How a value ends that no program takes."""
+
+
+def _fits(value: str) -> str:
+    if value.endswith(MISFIT):
+        raise ValueError(f"{value} does not fit")
+    return value
+
+
+Fitting = Annotated[str, AfterValidator(_fits)]
 
 RETRY = RetryPolicy(max_attempts=4, initial_interval=0.5, backoff_coefficient=3, jitter=0.2)
 PATIENT = RetryPolicy(max_attempts=4, initial_interval=8.0, backoff_coefficient=3, jitter=0.2)
@@ -158,7 +172,7 @@ async def _wait(ctx: WorkflowContext, op: list[Any]) -> list[str]:
     match op:
         case ["wait", type, key, timeout]:
             try:
-                return [str((await ctx.wait_event(type, key=key, timeout=timeout)).data)]
+                return [str((await ctx.wait_event(type, key=key, timeout=timeout, model=Fitting)).data)]
             except EventTimeoutError:
                 return ["no event"]
         case ["listen", type, key, count, timeout]:
@@ -180,7 +194,7 @@ async def _wait(ctx: WorkflowContext, op: list[Any]) -> list[str]:
 
 async def _listen(ctx: WorkflowContext, type: str, key: str | None, count: int, timeout: float) -> list[str]:
     heard: list[str] = []
-    async with ctx.events(type, key) as events:
+    async with ctx.events(type, key, model=Fitting) as events:
         try:
             for _ in range(count):
                 async with asyncio.timeout(timeout):

@@ -11,6 +11,7 @@ from romancy_nats.core.ids import InstanceKey
 from romancy_nats.errors import RomancyError
 from tests.simulation.case import Said, Told
 from tests.simulation.kept import Kept
+from tests.simulation.program import MISFIT
 from tests.simulation.waits import AT_THE_END, AT_THE_WAIT, Sending
 
 _LOST_PATIENCE = 1.0
@@ -54,8 +55,8 @@ class Speaker:
     async def _once(self, sending: Sending) -> None:
         number = self.told.numbers = self.told.numbers + 1
         value = f"{self.told.id}/{sending.kind}{number}"
-        if sending.kind == "update" and number % 5 == 0:
-            value += "no"
+        if sending.kind in ("event", "update") and number % 5 == 0:
+            value += MISFIT
         said = Said(sending.kind, value)
         while not await self._tried(sending, said):
             await asyncio.sleep(_LOST_PATIENCE)

@@ -45,3 +45,16 @@ async def delayed(client: Client) -> None:
     assert_type(await client.execute(options), int)
     assert_type(await client.start(waits.options(start_at=datetime.now(UTC))), WorkflowHandle[int])
     waits.options(start_delay="soon")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+@workflow
+async def decides(ctx: WorkflowContext) -> int:
+    skipped = await ctx.wait_event("payment.completed", model=Paid, invalid="skip")
+    assert_type(skipped, ReceivedEvent[Paid])
+    raised = await ctx.receive("approvals", model=Paid, invalid="raise")
+    assert_type(raised, ReceivedMessage[Paid])
+    async with ctx.events("payment.completed", model=Paid, invalid="raise") as payments:
+        async for payment in payments:
+            assert_type(payment, ReceivedEvent[Paid])
+    await ctx.wait_event("t", invalid="ignore")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    return skipped.data.amount
