@@ -121,7 +121,7 @@ def test_an_unknown_on_conflict_of_a_bare_start_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [1, [1], {1: 2}, {"a": object()}, {"a": float("nan")}, {"a": "\ud800"}], ids=ascii
+    "value", [1, [1], {1: 2}, {"a": object()}, {"a": float("nan")}, {"a": "\ud800"}], ids=range(6)
 )
 @pytest.mark.parametrize("name", ["attributes", "memo"])
 def test_attributes_that_are_no_json_are_refused(name: str, value: Any) -> None:
@@ -129,7 +129,7 @@ def test_attributes_that_are_no_json_are_refused(name: str, value: Any) -> None:
         flow.options(**{name: value})
 
 
-@pytest.mark.parametrize("id", ["", "x" * 129, "\ud800", 17, b"id"], ids=ascii)
+@pytest.mark.parametrize("id", ["", "x" * 129, "\ud800", 17, b"id"], ids=range(6))
 def test_an_id_that_is_none_is_refused(id: Any) -> None:
     with pytest.raises(RomancyError):
         flow.options(id=id)

@@ -41,7 +41,7 @@ from romancy_nats.core.definition import Activity
 from romancy_nats.core.handlers import Handlers
 from romancy_nats.core.parameters import Parameters
 from romancy_nats.core.payload import ResultReader, ValueCodec
-from romancy_nats.core.plain import decode_plain
+from romancy_nats.core.plain import decode_plain, encode_plain
 from romancy_nats.core.saga import Saga
 from romancy_nats.errors import PayloadError
 
@@ -444,8 +444,7 @@ def test_plain_data_from_outside_is_converted_once() -> None:
 
 
 def test_queries_and_updates_convert_their_arguments_once() -> None:
-    answers: list[Any] = []
-    handlers = Handlers(answers.append, lambda coroutine: pytest.fail("no update here"))  # type: ignore[arg-type]
+    handlers = Handlers(pytest.fail, pytest.fail, encode_plain, pytest.fail)  # type: ignore[arg-type]
     handlers.on_query("price", lambda price: price)
     handlers._queries["price"].parameters = Parameters(_priced)
     assert decode_plain(handlers.query("price", {"price": "5.25"})) == 525
