@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import cache
-from typing import Any, Literal, cast
+from typing import Any, Literal, Never, TypeVar, cast
 
 from romancy_nats.client import Client
 from romancy_nats.composition import connect_world, server_url, surrounding
+from romancy_nats.core.decorating import check_options
 from romancy_nats.core.definition import Activity, Workflow
 from romancy_nats.core.error_text import class_name
 from romancy_nats.core.ids import check_name
@@ -28,6 +30,7 @@ Overrides = Mapping[Activity[..., Any], Callable[..., object]]
 Replacements = Mapping[str, Callable[..., object]]
 
 
+T = TypeVar("T")
 _log = logging.getLogger("romancy.worker")
 
 
@@ -47,31 +50,22 @@ class App:
         default_retry: RetryPolicy | None = None,
         settings: Settings | None = None,
         inputs: Literal["stall", "warn"] = "stall",
+        **unknown: Never,
     ) -> None:
         """`inputs` is what happens when replayed code gives a recorded call another input than was recorded.
 
         "stall" stops the instance until fitting code appears; "warn" logs it once per instance and goes on with what
         was recorded.
         """
-        self.name = check_name(name)
+        check_options("App", unknown, ("workflows", "lifespan", "default_retry", "settings", "inputs"))
+        self.name = check_name(name, "the name of an app")
         if inputs not in ("stall", "warn"):
             raise ConfigurationError(f'App(inputs=…) is "stall" or "warn", not {inputs!r}')
         self.inputs = inputs
-        self.workflows = tuple(workflows)
-        self.default_retry = default_retry
-        if default_retry is not None and not isinstance(default_retry, RetryPolicy):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(f"App(default_retry=…) takes a RetryPolicy, not {default_retry!r}")
-        if lifespan is not None and not callable(lifespan):
-            raise ConfigurationError(
-                f"App(lifespan=…) takes a function that returns an async context manager, not {lifespan!r}"
-            )
-        self._lifespan = lifespan
-        self._settings = settings
-        for workflow in self.workflows:
-            if not isinstance(workflow, Workflow):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise ConfigurationError(
-                    f"App(workflows=…) takes workflows; decorate {workflow!r} with @workflow"
-                )
+        self.workflows = _checked_workflows(workflows)
+        self.default_retry = _checked(default_retry, RetryPolicy, "default_retry")
+        self._lifespan = _checked_lifespan(lifespan)
+        self._settings = _checked(settings, Settings, "settings")
         names = [workflow.name for workflow in self.workflows]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ConfigurationError(
@@ -197,6 +191,39 @@ def _resources(made: Any) -> AbstractAsyncContextManager[object]:
         f"App(lifespan=…) takes a function that returns an async context manager, not {class_name(cls)}; "
         "decorate an async generator function with @contextlib.asynccontextmanager"
     )
+
+
+def _checked_workflows(given: object) -> tuple[Workflow[..., Any], ...]:
+    if isinstance(given, Workflow) or not isinstance(given, Iterable):
+        raise ConfigurationError(f"App(workflows=[…]) takes a list of workflows, not {given!r}")
+    workflows: tuple[Any, ...] = tuple(cast("Any", given))
+    for one in workflows:
+        if isinstance(one, Activity):
+            raise ConfigurationError(
+                f"App(workflows=…) takes workflows, not {one!r}: it is known by the workflow that calls it"
+            )
+        if not isinstance(one, Workflow):
+            raise ConfigurationError(f"App(workflows=…) takes workflows; decorate {one!r} with @workflow")
+    return workflows
+
+
+def _checked(given: T, wanted: type, name: str) -> T:
+    if given is not None and not isinstance(given, wanted):
+        raise ConfigurationError(f"App({name}=…) takes a {wanted.__name__}, not {given!r}")
+    return given
+
+
+def _checked_lifespan(given: Any) -> Callable[..., AbstractAsyncContextManager[object]] | None:
+    if inspect.isasyncgenfunction(given):
+        raise ConfigurationError(
+            "App(lifespan=…) takes a function that returns an async context manager: decorate "
+            f"{given.__name__!r}, an async generator function, with @contextlib.asynccontextmanager"
+        )
+    if given is not None and not callable(given):
+        raise ConfigurationError(
+            f"App(lifespan=…) takes a function that returns an async context manager, not {given!r}"
+        )
+    return cast("Callable[..., AbstractAsyncContextManager[object]] | None", given)
 
 
 def _takes_app(lifespan: Callable[..., object]) -> bool:

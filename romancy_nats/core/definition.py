@@ -24,6 +24,13 @@ from typing import (
 
 from romancy_nats.core.codecs import Codecs
 from romancy_nats.core.current import current_workflow
+from romancy_nats.core.decorating import (
+    check_activity_function,
+    check_compensation,
+    check_options,
+    check_workflow_function,
+    is_method_of_same,
+)
 from romancy_nats.core.error_text import class_key
 from romancy_nats.core.ids import check_id, check_name
 from romancy_nats.core.parameters import Parameters
@@ -41,6 +48,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S")
 P2 = ParamSpec("P2")
+
+_ACTIVITY_OPTIONS = ("name", "compensation", "retry", "timeout", "heartbeat", "errors", "max_threads")
 
 registered_errors: dict[str, type[BaseException]] = {}
 """Every class named in an `errors=[…]`: a client rebuilds the cause of a failure from these."""
@@ -65,9 +74,9 @@ class Activity(Generic[P, R]):
         max_threads: int | None = None,
     ) -> None:
         self.fn = fn
-        self.name = check_name(name or _name_of(fn), "the name of an activity")
+        self.name = check_name(_name_of(fn) if name is None else name, "the name of an activity")
         self.is_async = is_async_callable(fn)
-        self.compensation = None if compensation is None else as_activity(compensation)
+        self.compensation = None if compensation is None else self._checked_compensation(compensation)
         self.retry = self._checked_retry(retry)
         self.timeout = self._checked_limit("timeout", timeout)
         self.heartbeat = self._checked_limit("heartbeat", heartbeat)
@@ -111,6 +120,13 @@ class Activity(Generic[P, R]):
             other.heartbeat = self._checked_limit("heartbeat", heartbeat)
         return other
 
+    def _checked_compensation(self, given: Any) -> Activity[..., Any]:
+        if isinstance(given, (Workflow, type)) or not callable(given):
+            raise ConfigurationError(f"activity {self.name!r}: compensation is a function, not {given!r}")
+        undo = as_activity(given)
+        check_compensation(self.name, self.fn, undo.fn)
+        return undo
+
     def _checked_limit(self, name: str, given: Duration | None) -> float | None:
         return checked_limit(given, f"activity {self.name!r}: {name}")
 
@@ -129,6 +145,8 @@ class Activity(Generic[P, R]):
     def _bound(self, owner: object) -> Self:
         other = _copy(self)
         other.fn = self.fn.__get__(owner)
+        if (undo := self.compensation) is not None and is_method_of_same(self.fn, undo.fn):
+            other.compensation = undo._bound(owner)
         other._codecs = self._codecs.bound
         return other
 
@@ -221,13 +239,8 @@ def activity(fn: Callable[..., object] | None = None, /, **options: Any) -> Any:
     A plain function runs in a thread. What is returned decides: an awaitable is awaited on the loop of the worker,
     so a plain decorator around an `async def`, or an object with an async `__call__`, may be an activity, too.
     """
-    if fn is not None:
-        return as_activity(fn)
-
-    def decorate(fn: Callable[..., object]) -> Activity[..., Any]:
-        return _make(fn, **options)
-
-    return decorate
+    check_options("@activity", options, _ACTIVITY_OPTIONS)
+    return _decorated(fn, options)
 
 
 class CompensationDecorator(ActivityDecorator, Protocol):
@@ -252,13 +265,17 @@ def compensation(
 ) -> CompensationDecorator: ...
 def compensation(fn: Callable[..., object] | None = None, /, **options: Any) -> Any:
     """Make a function a compensation: it is called with the arguments (and `result`) of what it undoes."""
-    if fn is not None:
-        return as_activity(fn)
+    check_options("@compensation", options, [one for one in _ACTIVITY_OPTIONS if one != "compensation"])
+    return _decorated(fn, options)
 
-    def decorate(fn: Callable[..., object]) -> Activity[..., Any]:
+
+def _decorated(fn: Callable[..., object] | None, options: dict[str, Any]) -> Any:
+    def decorate(fn: Any) -> Activity[..., Any]:
+        if isinstance(fn, (Activity, Workflow)):
+            raise ConfigurationError(f"{fn!r} is decorated already: a function is one activity or workflow")
         return _make(fn, **options)
 
-    return decorate
+    return decorate if fn is None else decorate(fn)
 
 
 def is_async_callable(fn: Any) -> bool:
@@ -277,10 +294,7 @@ def as_activity(fn: Any) -> Activity[..., Any]:
 
 
 def _make(fn: Any, **options: Any) -> Activity[..., Any]:
-    if not callable(fn):
-        raise ConfigurationError(f"@activity and @compensation decorate functions, not {fn!r}")
-    if inspect.isasyncgenfunction(fn) or inspect.isgeneratorfunction(fn):
-        raise ConfigurationError(f"{fn!r} is a generator; an activity returns one value")
+    check_activity_function(fn)
     if is_async_callable(fn):
         return AsyncActivity[..., Any](fn, **options)
     return SyncActivity[..., Any](fn, **options)
@@ -296,12 +310,18 @@ class Workflow(Generic[P, R]):
         name: str | None = None,
         max_concurrency: int | None = None,
     ) -> None:
-        if not inspect.iscoroutinefunction(fn):
-            raise ConfigurationError(f"a workflow is an `async def`; {getattr(fn, '__name__', fn)!r} is not")
-        if max_concurrency is not None and max_concurrency < 1:
-            raise ConfigurationError("max_concurrency is 1 or more, or None for no limit")
+        from romancy_nats.core.context import WorkflowContext
+
+        if isinstance(fn, (Activity, Workflow)):
+            raise ConfigurationError(f"{fn!r} is decorated already: a function is one activity or workflow")
+        check_workflow_function(fn, WorkflowContext)
+        most: Any = max_concurrency
+        if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
+            raise ConfigurationError(
+                f"@workflow(max_concurrency=…) is a whole number, 1 or more, or None for no limit, not {most!r}"
+            )
         self.fn = fn
-        self.name = check_name(name or fn.__name__)
+        self.name = check_name(_name_of(fn) if name is None else name)
         self.max_concurrency = max_concurrency
         self.start_options = StartOptions()
         self.code = _code_version(fn)
@@ -374,6 +394,7 @@ def workflow(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
 
     `max_concurrency` bounds how many instances are at work at once over all workers (those at rest do not count).
     """
+    check_options("@workflow", options, ("name", "max_concurrency"))
     if fn is not None:
         return Workflow[..., Any](fn)
 
