@@ -20,6 +20,7 @@ _log = logging.getLogger("romancy.workflow")
 _WARNED = 10_000
 """How many instances are remembered as warned about."""
 _HERE = str(Path(__file__).resolve().parent.parent)
+_LONGEST_TRACEBACK = 2_000
 _ASYNCIO = str(Path(sys.modules["asyncio"].__file__ or "").parent)
 
 
@@ -146,16 +147,32 @@ class InputRule:
 
 
 def mismatch(
-    where: str, position: tuple[int, int], expected: Command | None, produced: Command | None, place: str
+    where: str,
+    position: tuple[int, int],
+    expected: Command | None,
+    produced: Command | None,
+    place: str,
+    raised: str = "",
 ) -> DeterminismError:
-    """The error for the first command that differs. `position` is (commit, event) in the history."""
+    """The error for the first command that differs. `position` is (commit, event) in the history.
+
+    `raised` is the traceback of what the code raises now, where it did not before.
+    """
     commit, event = position
+    advice = (
+        "Restore the old order of calls, or run a version of the code that replays this history; then retry."
+    )
+    if raised:
+        advice = (
+            f"The likely cause is what the code raises now:\n{raised[-_LONGEST_TRACEBACK:].rstrip()}\n"
+            "Let it read what was recorded (a new field takes a default), or run the version before; then retry."
+        )
     want, got = describe(expected), describe(produced)
     text = (
         f"{where}: the code no longer gives the commands of its history (commit {commit}, event {event})\n"
         f"- expected: {want}\n"
         f"+ produced: {got}{_at(place)}\n"
-        "Restore the old order of calls, or run a version of the code that replays this history; then retry."
+        f"{advice}"
     )
     return DeterminismError(text, position=commit, expected=want, produced=got)
 

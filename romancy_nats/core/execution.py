@@ -215,6 +215,14 @@ class Execution:
             expected = recorded[position] if position < len(recorded) else None
             if expected is None and final:
                 return position
+            if (
+                isinstance(expected, UpdateAnswered)
+                and expected.rejected
+                and expected.id in self.handlers.left
+            ):
+                # An earlier release rejected what waited at a recur.
+                position += 1
+                continue
             produced = self.owed[0]
             if (
                 expected is None
@@ -285,7 +293,22 @@ class Execution:
     def _mismatch(self, position: int, expected: Event | None, produced: Command | None) -> DeterminismError:
         place = self._produced_at()
         want = cast("Command", expected) if expected is not None and is_command(expected) else None
-        return determinism.mismatch(repr(self.key), (self._replayed, position + 1), want, produced, place)
+        at = (self._replayed, position + 1)
+        return determinism.mismatch(repr(self.key), at, want, produced, place, self._raised(want, produced))
+
+    def _raised(self, expected: Command | None, produced: Command | None) -> str:
+        """The traceback of what the code raises now and did not raise when it was recorded, "" if it is not that."""
+        failure = produced.failure if isinstance(produced, UpdateAnswered) else self.root.failure
+        if not failure or (expected is not None and type(expected) is type(produced)):
+            return ""
+        found: Failure | None = Failure.decode(failure)
+        lines: list[str] = []
+        while found is not None:
+            lines.append(
+                found.traceback.rstrip() if not lines else f"caused by {found.error_type}: {found.message}"
+            )
+            found = found.cause
+        return "\n".join(lines)
 
     # --- what the workflow code does
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from romancy_nats.core.record import LONGEST_ERROR
 from romancy_nats.core.tasks import RecurredElsewhere
 from romancy_nats.errors import ConfigurationError, QueryError, RomancyError
 
-_LONGEST = 1000
+_ENVELOPE_BYTES = 200
 
 
 @dataclass(slots=True)
@@ -54,6 +54,8 @@ class Handlers:
         self.inboxes: dict[str, str] = {}
         """Where the callers of updates wait."""
         self.answered = Answers()
+        self.left: dict[str, None] = {}
+        """The updates that the next generation has."""
 
     def close(self) -> None:
         """The code is evicted: nothing is to refer to whom it belonged."""
@@ -134,6 +136,24 @@ class Handlers:
         if self.running.pop(answered.id, None) is not None:
             self.answered.add(answered)
             self._emit(answered)
+
+    def waiting(self, most: int) -> list[UpdateRequested]:
+        """The updates that wait for their handler, oldest first, as many as fit into `most` bytes."""
+        kept: list[UpdateRequested] = []
+        for request in self._early:
+            most -= len(request.input) + len(request.name) + len(request.id) + _ENVELOPE_BYTES
+            if most < 0:
+                break
+            kept.append(request)
+        return kept
+
+    def carried_over(self, requests: Iterable[UpdateRequested]) -> None:
+        """The next generation has these: they are neither answered nor rejected in this one."""
+        for request in requests:
+            self._early.remove(request)
+            del self.running[request.id]
+            self.inboxes.pop(request.id, None)
+            self.left[request.id] = None
 
     def reject_all(self) -> None:
         """The instance ends: nobody will carry out what is left."""

@@ -1,15 +1,17 @@
-"""What a generation inherits from the one before: unread messages, and how far every conversation has come."""
+"""What a generation inherits from the one before: unread messages, updates that wait, and how far every conversation
+has come."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import msgpack
 
-from romancy_nats.core.events import MessageReceived, UpdateAnswered
+from romancy_nats.core.events import MessageReceived, UpdateAnswered, UpdateRequested
 from romancy_nats.core.ids import InstanceKey
 
 if TYPE_CHECKING:
@@ -20,8 +22,8 @@ _MOST_SEEN = 1000
 new, so that none of these thousand would have been delivered before it."""
 
 
-def inheritance(execution: Execution) -> bytes:
-    """What `execution` leaves behind, for the start of the next generation."""
+def inheritance(execution: Execution, updates: Sequence[UpdateRequested] = ()) -> bytes:
+    """What `execution` leaves behind, for the start of the next generation: `updates` are those that wait."""
     waiting = execution.waiting
     seen = {
         stream: [sequence for _, sequence in places][-_MOST_SEEN:]
@@ -35,6 +37,7 @@ def inheritance(execution: Execution) -> bytes:
             "seen": seen,
             "seen_ids": list(execution.seen_ids)[-_MOST_SEEN:],
             "answered": [tuple(answered) for answered in execution.handlers.answered],
+            "updates": [tuple(request) for request in updates],
         },
         unicode_errors="surrogatepass",
     )
@@ -72,3 +75,5 @@ def inherit(execution: Execution, carried: bytes) -> None:
     execution.seen_ids.update(dict.fromkeys(left["seen_ids"]))
     for fields in left["answered"]:
         execution.handlers.answered.add(UpdateAnswered(*fields))
+    for fields in left.get("updates", ()):  # not in what an earlier release carried over
+        execution.handlers.update(UpdateRequested(*fields))

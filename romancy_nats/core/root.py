@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from romancy_nats.core.execution import Execution
 
 MICROSECONDS = 1_000_000
+_SHARE_OF_UPDATES = 8
+"""The updates that wait at a recur may take an eighth of what it carries over; what is beyond that is rejected."""
 
 
 class Recurring(BaseException):
@@ -47,6 +49,8 @@ class Root:
         self._timed_out: float = 0.0
         self._interruptible = False
         self._next: bytes | None = None
+        self.failure = b""
+        """What the workflow code raised, as it is recorded."""
 
     @property
     def _execution(self) -> Execution:
@@ -137,18 +141,21 @@ class Root:
             return WorkflowRecurred(self._next)
         if failure is None:
             return WorkflowCompleted(result)
-        return WorkflowFailed(execution.encode_failure(failure))
+        self.failure = execution.encode_failure(failure)
+        return WorkflowFailed(self.failure)
 
     def _recurred(self, ending: WorkflowRecurred) -> Ending:
         """The ending with what the next generation inherits; a cancel that came meanwhile is stronger."""
         if self._cancel is not None:
             return WorkflowCancelled(self._cancel.reason)
-        carried = inheritance(self._execution)
+        updates = self._execution.handlers.waiting(self._execution.max_value // _SHARE_OF_UPDATES)
+        carried = inheritance(self._execution, updates)
         try:
             what = "what recur carries over (receive messages before it)"
             fitting(ending.input + carried, what, self._execution.max_value)
         except PayloadTooLargeError as error:
             return WorkflowFailed(self._execution.encode_failure(error))
+        self._execution.handlers.carried_over(updates)
         return ending._replace(carried=carried)
 
     async def _until(self, begin_at: int) -> None:

@@ -41,6 +41,7 @@ from romancy_nats.runtime.pace import Pace
 from romancy_nats.runtime.queries import Queries
 from romancy_nats.runtime.rest import acknowledge, rest, settle_effects
 from romancy_nats.runtime.sending import lent
+from romancy_nats.runtime.stalls import Stalls
 from romancy_nats.runtime.sweeper import OwnWake, Sweeper
 from romancy_nats.runtime.tuning import Tuning
 from romancy_nats.runtime.watched_loop import Notices, WatchedLoop
@@ -82,6 +83,7 @@ class Engine:
         self.workshop.may_begin = self.lease.valid
         self.workshop.limits = lambda: world.limits
         self.instances: dict[InstanceKey, Instance] = {}
+        self.stalls = Stalls(world.clock)
         self.asleep: OrderedDict[InstanceKey, Instance] = OrderedDict()
         self.draining = False
         self.ready = asyncio.Event()
@@ -304,6 +306,8 @@ class Engine:
         if record.status is InstanceStatus.STALLED and record.error != instance.known_stall:
             # Once for each stall: not again when a message finds it as it was.
             _log.error("%r stalls: %s", instance.key, record.error)
+        if instance.stalled is not None:
+            self.stalls.found(instance.key, record.error)
         self._tell(instance)
         # After the notices: somebody waits for those, nobody for an ack (L5).
         acknowledge(instance)

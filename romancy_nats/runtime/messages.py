@@ -29,10 +29,8 @@ from romancy_nats.runtime.writing import microseconds, read_commit, read_record
 
 _log = logging.getLogger("romancy.worker")
 ENDING_KINDS = {"cancel": InstanceStatus.CANCELLED, "terminate": InstanceStatus.TERMINATED}
-_MOOT_AFTER_THE_END = {"cancel", "terminate", "retry", "resume", "event"}
-_KINDS = _MOOT_AFTER_THE_END | {"message", "update"}
+_KINDS = {"cancel", "terminate", "retry", "resume", "event", "message", "update"}
 _LONGEST_WAIT = 86_400_000_000
-_STALLED_PAUSE = 30.0
 
 
 class Messages:
@@ -104,6 +102,9 @@ class Messages:
             # Only a start may claim an instance that has no commit yet (L1).
             delivery.nak(1.0)
             return
+        if _waits_for_code(kind, delivery) and self._engine.stalls.is_known(key, record):
+            delivery.nak(self._engine.stalls.pause())
+            return
         instance = await self._ownership.claim(key, held, delivery)
         if instance is None:
             return
@@ -148,7 +149,7 @@ class Messages:
             instance.end_without_code([event, WorkflowTerminated(text_of(delivery))], held)
             return
         if kind not in ("retry", "resume"):
-            delivery.nak(_STALLED_PAUSE)
+            delivery.nak(self._engine.stalls.pause())
         else:
             instance.held.append(HeldDelivery(delivery, max(1, instance.commits)))
         self._ownership.go_on(instance)
@@ -178,6 +179,11 @@ class Messages:
             instance.give(event, held)
         else:
             instance.expect(event, held)
+
+
+def _waits_for_code(kind: str, delivery: Delivery) -> bool:
+    """Whether a stalled instance is not tried again for this; for a cancel it is once, by each worker that gets it."""
+    return kind in ("event", "message", "update") or (kind == "cancel" and delivery.deliveries > 1)
 
 
 def _has(event: Event, delivery: Delivery) -> bool:

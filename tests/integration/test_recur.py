@@ -11,9 +11,11 @@ import pytest
 from romancy_nats import (
     InstanceConflictError,
     PayloadError,
+    UpdateRejectedError,
     WorkflowCancelledError,
     WorkflowContext,
     WorkflowFailedError,
+    WorkflowHandle,
     activity,
     compensation,
     workflow,
@@ -271,3 +273,66 @@ async def test_an_input_that_does_not_fit_is_an_error_where_it_is_given(place: P
 
     async with place.run(careless) as client:
         assert "too many positional arguments" in await client.execute(careless)
+
+
+async def test_an_update_that_waits_at_recur_is_carried_out_by_the_next_generation(place: Place) -> None:
+    @workflow
+    async def second_answers(ctx: WorkflowContext, n: int = 0) -> str:
+        if n < 2:
+            await ctx.receive("go")
+            ctx.recur(n + 1)
+        ctx.on_update("answer", lambda question: f"{question} in {n}")
+        return str((await ctx.receive("end")).data)
+
+    async with place.run(second_answers) as client:
+        handle = await client.start(second_answers)
+        await until_status(handle, "waiting_for_message")
+        asking = asyncio.create_task(handle.update("answer", "asked", message_id="one"))
+        try:
+            await until_update_arrived(handle)
+            await handle.send("go", 1)
+            await handle.send("go", 2)
+            async with asyncio.timeout(10):
+                assert await asking == "asked in 2"
+            # Whoever asks again under the same id hears the same, although that history is gone.
+            assert await handle.update("answer", "asked", message_id="one") == "asked in 2"
+        finally:
+            asking.cancel()
+        await handle.send("end", "over")
+        assert await handle.result(10) == "over"
+
+
+async def until_update_arrived(handle: WorkflowHandle[Any]) -> None:
+    async with asyncio.timeout(10):
+        while "UpdateRequested" not in str(await handle.history()):
+            await asyncio.sleep(0.02)
+
+
+async def test_of_updates_that_wait_at_recur_only_so_many_are_carried_over(place: Place) -> None:
+    @workflow
+    async def never_answers(ctx: WorkflowContext, n: int = 0) -> str:
+        await ctx.receive("go")
+        if not n:
+            ctx.recur(1)
+        return "over"
+
+    async with place.run(never_answers) as client:
+        handle = await client.start(never_answers)
+        await until_status(handle, "waiting_for_message")
+        asking = [asyncio.create_task(handle.update("later", "x" * 60_000)) for _ in range(4)]
+        try:
+            async with asyncio.timeout(10):
+                while str(await handle.history()).count("UpdateRequested") < 4:
+                    await asyncio.sleep(0.02)
+            await handle.send("go", 1)
+            await asyncio.wait(asking, timeout=10, return_when=asyncio.FIRST_EXCEPTION)
+            rejected = [task for task in asking if task.done() and task.exception() is not None]
+            assert rejected
+            assert len(rejected) < 4
+            await handle.send("go", 2)
+            assert await handle.result(10) == "over"
+            ends = await asyncio.gather(*asking, return_exceptions=True)
+            assert all(isinstance(end, UpdateRejectedError) for end in ends)
+        finally:
+            for task in asking:
+                task.cancel()

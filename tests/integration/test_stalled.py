@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from romancy_nats import Workflow, WorkflowContext, WorkflowStalledError, activity, workflow
 from tests.integration.place import Place, until, until_status
@@ -176,3 +177,100 @@ async def test_a_cancel_of_a_stalled_instance_waits_for_code_that_fits(place: Pl
             assert await handle.cancel("no longer needed")
         async with place.worker(old):
             await until_status(handle, "cancelled")
+
+
+@workflow(name="listening")
+async def listens(ctx: WorkflowContext) -> list[str]:
+    await ctx.run(first)
+    return [str((await ctx.receive("go")).data) for _ in range(3)]
+
+
+@workflow(name="listening")
+async def listens_otherwise(ctx: WorkflowContext) -> list[str]:
+    await ctx.run(other)
+    return []
+
+
+async def test_what_arrived_while_stalled_is_heard_at_once_after_healing_and_the_stall_is_logged_once(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with place.client() as client:
+        async with place.worker(listens):
+            handle = await client.start(listens)
+            await until_status(handle, "waiting_for_message")
+        async with place.worker(listens_otherwise):
+            for text in ("a", "b", "c"):
+                await handle.send("go", text)
+            await until_status(handle, "stalled")
+            await until(lambda: bool(stalls(caplog)))
+            await asyncio.sleep(1.5)  # each of the three came again meanwhile
+        async with place.worker(listens):
+            # Not after a pause that grew with the stall; a bound far above what it takes, far below the 30 s of before.
+            await until_status(handle, "completed", within=8)
+            assert await handle.result(5) == ["a", "b", "c"]
+    assert len(stalls(caplog)) == 1
+
+
+def stalls(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if " stalls: " in record.getMessage()]
+
+
+async def test_a_cancel_of_what_waits_for_nothing_takes_effect_at_once(place: Place) -> None:
+    @workflow
+    async def forlorn(ctx: WorkflowContext) -> None:
+        await ctx.run(first)
+        await asyncio.Event().wait()
+
+    async with place.run(forlorn) as client:
+        handle = await client.start(forlorn)
+        await until_status(handle, "stalled")
+        assert await handle.cancel("nobody comes")
+        await until_status(handle, "cancelled", within=5)
+
+
+async def test_a_stall_shows_what_the_code_raises_now(place: Place) -> None:
+    @activity(name="ordered")
+    async def ordered_before() -> OrderBefore:
+        return OrderBefore(sku="a")
+
+    @activity(name="ordered")
+    async def ordered_now() -> OrderNow:
+        return OrderNow(sku="a", amount=1)
+
+    @workflow(name="buying")
+    async def before(ctx: WorkflowContext) -> str:
+        order = await ctx.run(ordered_before)
+        return order.sku + await ctx.run(waits)
+
+    @workflow(name="buying")
+    async def now(ctx: WorkflowContext) -> str:
+        order = await ctx.run(ordered_now)
+        return order.sku + await ctx.run(waits)
+
+    async with place.client() as client:
+        async with place.worker(before):
+            handle = await client.start(before)
+            await until(lambda: "waits" in calls)
+        async with place.worker(now):
+            with pytest.raises(WorkflowStalledError) as stalled:
+                await handle.result(10)
+        told = stalled.value.message
+        assert "- expected: ActivityScheduled(id='waits:1', name='waits')" in told
+        assert "amount" in told
+        assert "test_stalled.py" in told
+        assert "Traceback" in told
+        assert "Restore the old order of calls" not in told
+
+
+class OrderBefore(BaseModel):
+    sku: str
+
+
+class OrderNow(BaseModel):
+    """The same model in a later version."""
+
+    sku: str
+    amount: int
+
+
+OrderNow.__qualname__ = OrderBefore.__qualname__
