@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
+from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
 import pytest
 
 from romancy_nats import (
     Client,
+    ConfigurationError,
+    InvalidNameError,
     QueryError,
     UpdateFailedError,
     UpdateRejectedError,
@@ -114,8 +117,6 @@ WAYS: dict[str, Callable[[], NoReturn]] = {
 }
 
 # --- places
-
-released: dict[str, asyncio.Event] = {}
 
 
 @activity
@@ -299,4 +300,180 @@ async def test_whatever_a_handler_raises_its_caller_gets_it(place: Place) -> Non
         assert not wrong, "\n".join(wrong)
         await handle.send("end", "fine")
         assert await handle.result(10) == "fine"
+        await _undisturbed(client)
+
+
+# --- durations and moments out of range
+
+FAR: dict[str, Callable[[WorkflowContext], Awaitable[object]]] = {
+    "ctx.sleep(timedelta.max)": lambda ctx: ctx.sleep(timedelta.max),
+    "ctx.sleep(10**400)": lambda ctx: ctx.sleep(10**400),
+    "ctx.sleep(1e300)": lambda ctx: ctx.sleep(1e300),
+    "ctx.sleep(inf)": lambda ctx: _beside(ctx, ctx.sleep(float("inf"))),
+    "asyncio.sleep(1e300)": lambda ctx: asyncio.sleep(1e300),
+    "asyncio.sleep(1.7e308)": lambda ctx: asyncio.sleep(1.7e308),
+    "asyncio.sleep(10**400)": lambda ctx: asyncio.sleep(10**400),
+    "call_at(10**400)": lambda ctx: _called(ctx, 10**400),
+    "call_at(1e300)": lambda ctx: _called(ctx, 1e300),
+    "sleep_until(datetime.max)": lambda ctx: ctx.sleep_until(datetime.max.replace(tzinfo=UTC)),
+    "timeout(1e300)": lambda ctx: _limited(ctx, 1e300),
+    "wait_event(timeout=timedelta.max)": lambda ctx: ctx.wait_event("never", timeout=timedelta.max),
+    "wait_event(timeout=inf)": lambda ctx: ctx.wait_event("never", timeout=float("inf")),
+    "receive(timeout=timedelta.max)": lambda ctx: ctx.receive("never", timedelta.max),
+    "receive(timeout=10**400)": lambda ctx: ctx.receive("never", 10**400),
+}
+AT_ONCE: dict[str, Callable[[WorkflowContext], Awaitable[object]]] = {
+    "ctx.sleep(timedelta.min)": lambda ctx: ctx.sleep(timedelta.min),
+    "ctx.sleep(-(10**400))": lambda ctx: ctx.sleep(-(10**400)),
+    "ctx.sleep(-inf)": lambda ctx: ctx.sleep(float("-inf")),
+    "asyncio.sleep(-1e300)": lambda ctx: asyncio.sleep(-1e300),
+    "sleep_until(datetime.min)": lambda ctx: ctx.sleep_until(datetime.min.replace(tzinfo=UTC)),
+}
+REFUSED: dict[str, Callable[[WorkflowContext], Awaitable[object]]] = {
+    "ctx.sleep(nan)": lambda ctx: ctx.sleep(float("nan")),
+    "ctx.sleep(text)": lambda ctx: ctx.sleep("5"),  # type: ignore[arg-type]
+    "ctx.sleep(None)": lambda ctx: ctx.sleep(None),  # type: ignore[arg-type]
+    "sleep_until(naive)": lambda ctx: ctx.sleep_until(datetime.max),  # noqa: DTZ901
+    "sleep_until(number)": lambda ctx: ctx.sleep_until(5),  # type: ignore[arg-type]
+    "wait_event(timeout=nan)": lambda ctx: ctx.wait_event("e", timeout=float("nan")),
+    "wait_event(timeout=text)": lambda ctx: ctx.wait_event("e", timeout="5"),  # type: ignore[call-overload]
+    "receive(timeout=nan)": lambda ctx: ctx.receive("c", float("nan")),
+    "receive(timeout=object)": lambda ctx: ctx.receive("c", object()),  # type: ignore[call-overload]
+}
+
+
+async def _beside(ctx: WorkflowContext, wait: Coroutine[Any, Any, None]) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(wait)
+        group.create_task(_received(ctx))
+
+
+async def _received(ctx: WorkflowContext) -> None:
+    await ctx.receive("never")
+
+
+async def _called(ctx: WorkflowContext, when: float) -> None:
+    asyncio.get_running_loop().call_at(when, print)
+    await ctx.receive("never")
+
+
+async def _limited(ctx: WorkflowContext, seconds: float) -> None:
+    async with asyncio.timeout(seconds):
+        await ctx.receive("never")
+
+
+@workflow
+async def waits_long(ctx: WorkflowContext, how: str) -> None:
+    await ctx.run(quick)
+    await FAR[how](ctx)
+
+
+@workflow
+async def waits_not(ctx: WorkflowContext, how: str) -> str:
+    await AT_ONCE[how](ctx)
+    return "at once"
+
+
+@workflow
+async def is_refused(ctx: WorkflowContext, how: str) -> str:
+    try:
+        await (REFUSED | NAMES)[how](ctx)
+    except ConfigurationError as error:
+        return f"{type(error).__name__}: {error}"
+    return "taken"
+
+
+async def test_a_wait_may_be_longer_than_any_clock_can_tell(place: Place) -> None:
+    async with place.client() as client:
+        async with place.worker(waits_long, waits_not, is_refused, neighbour):
+            far = {how: await client.start(waits_long, how) for how in FAR}
+            for how, handle in far.items():
+                await until_status(handle, "waiting_for_timer", "waiting_for_message", "waiting_for_event")
+                info = await handle.describe()
+                assert info.error is None, how
+            for how in AT_ONCE:
+                assert await client.execute(waits_not, how) == "at once", how
+            for how in REFUSED:
+                assert "ConfigurationError" in await client.execute(is_refused, how), how
+            await _undisturbed(client)
+        # Taken up by another worker they are replayed, and end as anything that waits does.
+        async with place.worker(waits_long, neighbour):
+            for how, handle in far.items():
+                assert await handle.cancel("enough"), how
+            for handle in far.values():
+                await until_status(handle, "cancelled")
+            await _undisturbed(client)
+
+
+# --- names
+
+BAD: dict[str, Any] = {
+    "no text": 5,
+    "bytes": b"name",
+    "nothing": None,
+    "empty": "",
+    "10 MB": "x" * 10_000_000,
+    "surrogate": "a\ud800",
+}
+SPELLED: dict[str, str] = {
+    "NUL": "a\x00b",
+    "spaces": " a b\r\n",
+    "wildcards": "a*b>",
+    "stars": "*",
+    "emoji": "\U0001f600" * 8,
+}
+CALLS: dict[str, Callable[[WorkflowContext, Any], Awaitable[object]]] = {
+    "wait_event": lambda ctx, name: ctx.wait_event(name, timeout=0.01),
+    "wait_event key": lambda ctx, name: ctx.wait_event("e", key=name, timeout=0.01),
+    "events": lambda ctx, name: _entered(ctx.events(name)),
+    "events key": lambda ctx, name: _entered(ctx.events("e", name)),
+    "receive": lambda ctx, name: ctx.receive(name, 0.01),
+    "send_event": lambda ctx, name: ctx.send_event(name, 1),
+    "send_event key": lambda ctx, name: ctx.send_event("e", 1, key=name),
+    "send_to id": lambda ctx, name: ctx.send_to(name, "c", 1),
+    "send_to channel": lambda ctx, name: ctx.send_to(ctx.instance_id, name, 1),
+    "send_to workflow": lambda ctx, name: ctx.send_to("i", "c", 1, workflow=name),
+    "on_query": lambda ctx, name: _done(ctx.on_query(name, len)),
+    "on_update": lambda ctx, name: _done(ctx.on_update(name, len)),
+    "step": lambda ctx, name: ctx.step(name, lambda: 1),
+    "options id": lambda ctx, name: ctx.run(quick.options(id=name)),
+}
+MAY_BE_NONE = {"wait_event key", "events key", "send_event key", "send_to workflow", "options id"}
+
+
+async def _done(_: None) -> None: ...
+
+
+async def _entered(block: Any) -> None:
+    async with block:
+        pass
+
+
+def _call(call: str, name: Any) -> Callable[[WorkflowContext], Awaitable[object]]:
+    return lambda ctx: CALLS[call](ctx, name)
+
+
+NAMES = {f"{call}, {kind}": _call(call, name) for call in CALLS for kind, name in (BAD | SPELLED).items()}
+
+
+async def test_a_name_that_cannot_be_is_refused_where_it_is_given(place: Place) -> None:
+    async with place.run(is_refused, neighbour) as client:
+        wrong: list[str] = []
+        began = {how: await client.start(is_refused, how) for how in NAMES}
+        for how, handle in began.items():
+            call, kind = how.split(", ")
+            try:
+                end = await handle.result(20)
+            except WorkflowFailedError as error:
+                end = f"failed: {error.error_type}"
+            except Exception as error:  # noqa: BLE001 - all that went wrong at once
+                end = f"{type(error).__name__}: {error}"
+            refused = end.startswith(InvalidNameError.__name__)
+            if kind == "nothing" and call in MAY_BE_NONE:
+                continue
+            if kind in BAD and not refused:
+                wrong.append(f"{how}: {end:.200}")
+            if kind in SPELLED and (refused or "talled" in end or "TimeoutError: " in end):
+                wrong.append(f"{how}: {end:.200}")
+        assert not wrong, "\n".join(wrong)
         await _undisturbed(client)
