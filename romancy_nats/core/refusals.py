@@ -13,6 +13,9 @@ from typing import Any, NoReturn
 
 from romancy_nats.errors import WorkflowIOError, WorkflowRuleError
 
+_ANYIO = "anyio._backends._asyncio"
+_TO_THREAD = "run_sync_in_worker_thread"
+
 
 class StepViolation(WorkflowRuleError, RuntimeError):  # noqa: N818 - a RuntimeError, as asyncio raises for a wrong loop
     """The loop of an instance was called from outside its step; `stack` is where from."""
@@ -32,6 +35,12 @@ class StepViolation(WorkflowRuleError, RuntimeError):  # noqa: N818 - a RuntimeE
 def violation(call: str) -> StepViolation:
     """The violation of whoever called the loop's method `call`."""
     return StepViolation(call, "".join(traceback.format_stack(sys._getframe(3))))  # pyright: ignore[reportPrivateUsage]
+
+
+def _no_thread() -> WorkflowIOError:
+    return WorkflowIOError(
+        "workflow code may not run a function in a thread (anyio.to_thread.run_sync): do this in an activity"
+    )
 
 
 def _no_io(name: str) -> WorkflowIOError:
@@ -107,6 +116,10 @@ class RefusingLoop(asyncio.AbstractEventLoop):
         raise _no_io("run_in_executor")
 
     def get_debug(self) -> bool:
+        # Asked by each new future, and the only thing that anyio asks of a loop before it hands a function to a thread.
+        caller = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+        if caller.f_code.co_name == _TO_THREAD and caller.f_globals.get("__name__") == _ANYIO:
+            raise _no_thread()
         return False
 
     def get_exception_handler(self) -> None:

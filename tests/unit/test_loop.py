@@ -321,23 +321,30 @@ def test_another_thread_is_refused_even_while_a_step_runs() -> None:
     assert "elsewhere" in drive.loop.stalled.stack
 
 
-def test_a_worker_thread_stalls_the_loop_instead_of_hanging_it() -> None:
-    stalled = threading.Event()
+def test_a_thread_that_calls_back_stalls_the_loop_instead_of_hanging_it() -> None:
+    stalled, go = threading.Event(), threading.Event()
     loop = DeterministicLoop(on_stalled=lambda violation: stalled.set())
+    threads: list[threading.Thread] = []
+
+    def call_back(future: asyncio.Future[int]) -> None:
+        go.wait(10)
+        with pytest.raises(StepViolation):
+            loop.call_soon_threadsafe(future.set_result, 1)
 
     async def main() -> None:
-        await anyio.to_thread.run_sync(int)
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        threads.append(threading.Thread(target=call_back, args=(future,)))
+        threads[0].start()
+        await future
 
     drive = Drive(main, loop)
+    go.set()
     assert stalled.wait(10)
+    threads[0].join(10)
     assert loop.stalled is not None
     assert loop.stalled.call == "call_soon_threadsafe"
     assert not drive.root.done()
-    workers = [thread for thread in threading.enumerate() if "WorkerThread" in type(thread).__name__]
     loop.close_all()
-    for thread in workers:
-        thread.queue.put_nowait(None)  # type: ignore[attr-defined]
-        thread.join(10)
 
 
 def test_a_step_that_never_waits_is_broken_off() -> None:
