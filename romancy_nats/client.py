@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar, cast, overload
 from romancy_nats.core.cloudevents import made_event
 from romancy_nats.core.definition import Workflow
 from romancy_nats.core.headers import CONTENT_TYPE, MESSAGE_ID, NOTIFY, TOKEN, derived_id
-from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.ids import InstanceKey, check_message_id
 from romancy_nats.core.parameters import fingerprint
 from romancy_nats.core.payload import ResultReader, ValueCodec
 from romancy_nats.core.selection import Moment, Selection, Statuses
@@ -156,6 +156,8 @@ class Client:
         `type` is text, or an event object of the `cloudevents` package, whose attributes and data count then.
         Raises PayloadError, InvalidNameError, StorageError.
         """
+        if message_id is not None:
+            check_message_id(message_id)
         world = self._session.world
         fresh = world.chance.id()
         event = made_event(

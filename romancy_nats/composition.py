@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 
+from romancy_nats.core.ids import check_namespace
 from romancy_nats.errors import ConfigurationError
 from romancy_nats.jetstream.server import EmbeddedServer
 from romancy_nats.jetstream.world import JetStreamWorld, open_client_world, open_world
@@ -50,7 +51,7 @@ async def connect_world(
     """Connect as a worker: streams that are missing are made. Raises ConfigurationError when no URL is known."""
     async with open_world(
         _known(url, settings),
-        namespace=namespace or settings.namespace,
+        namespace=check_namespace(namespace or settings.namespace),
         shards=settings.shards,
         replicas=settings.replicas,
         lease_ttl=settings.lease_ttl,
@@ -69,7 +70,7 @@ async def connect_client_world(
     """Connect as a client: its first write makes missing streams. Raises ConfigurationError when no URL is known."""
     async with open_client_world(
         _known(url, settings),
-        namespace=namespace or settings.namespace,
+        namespace=check_namespace(namespace or settings.namespace),
         shards=settings.shards,
         replicas=settings.replicas,
         lease_ttl=settings.lease_ttl,
@@ -88,4 +89,6 @@ def _known(url: str | None, settings: Settings) -> str:
         raise ConfigurationError(
             "no server: give a URL, or set ROMANCY_NATS_URL; only `romancy dev` and `app.run()` start one of their own"
         )
+    if not known.isprintable():
+        raise ConfigurationError(f"{known!a} is no URL of a server: it is one line of printable text")
     return known

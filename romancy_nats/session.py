@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from romancy_nats.core.cloudevents import Event
 from romancy_nats.core.commit import Commit
 from romancy_nats.core.headers import MESSAGE_ID, derived_id, named_id
-from romancy_nats.core.ids import InstanceKey, check_id
+from romancy_nats.core.ids import InstanceKey, check_id, check_name, check_text
 from romancy_nats.core.limits import shortened
 from romancy_nats.core.record import LONGEST_ERROR, InstanceRecord, InstanceStatus
 from romancy_nats.core.start_options import read_options
@@ -123,6 +123,8 @@ class Session:
         self, workflow: str | None, statuses: Collection[InstanceStatus] = ()
     ) -> AsyncGenerator[tuple[InstanceKey, InstanceRecord]]:
         """All instances, or those of these statuses: the unclaimed first, so that none claimed meanwhile is missed."""
+        if workflow is not None:
+            check_name(workflow)
         queued: set[InstanceKey] = set()
         if not statuses or InstanceStatus.QUEUED in statuses:
             async for key, record in self._queued(workflow):
@@ -356,6 +358,7 @@ class Target:
 
     async def query(self, name: str, body: bytes) -> bytes:
         """Ask a query with arguments as a payload; returns the answer as one. Raises QueryError."""
+        check_text(name, "the name of a query")
         key = await self.key()
         return await ask_query(self.session.world, key, name, body, self.record)
 

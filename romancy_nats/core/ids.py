@@ -81,6 +81,14 @@ def check_name(text: str, what: str = "a workflow name") -> str:
     return check_text(text, what, MAX_NAME_CHARACTERS)
 
 
+def check_message_id(text: str) -> str:
+    """Return the id by which a message is known again, or raise InvalidNameError: it stands in a header as it is."""
+    check_text(text, "a message id")
+    if not text.isprintable():
+        raise InvalidNameError(f"a message id is printable text on one line, not {text!a}")
+    return text
+
+
 def check_namespace(text: str) -> str:
     """Return the namespace, or raise InvalidNameError."""
     if not _NAMESPACE.fullmatch(text):

@@ -243,7 +243,7 @@ class Link:
             raise PermissionDeniedError(
                 f"{self.url} refused the login ({text}); check user, password, token or credentials file"
             )
-        elif isinstance(error, (NatsError, OSError)):
+        elif isinstance(error, (NatsError, OSError, UnicodeError)):
             self._last_error = error
             _log.debug("connection to %s: %s", self.url, error)
         else:

@@ -11,7 +11,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from romancy_nats.core.headers import CHANNEL, CONTENT_TYPE, METADATA, ORDER, REPLY_TO, SENDER, UPDATE
-from romancy_nats.core.ids import InstanceKey, check_text, encode_token
+from romancy_nats.core.ids import InstanceKey, check_message_id, check_text, encode_token
 from romancy_nats.core.limits import fitting
 from romancy_nats.core.plain import VALUE, encode_plain
 from romancy_nats.errors import PayloadError
@@ -93,7 +93,7 @@ def channel_message(
     }
     if metadata:
         headers[METADATA] = _json(metadata)
-    return Message(key, "message", body, message_id, headers)
+    return Message(key, "message", body, check_message_id(message_id), headers)
 
 
 def update_message(
@@ -102,7 +102,7 @@ def update_message(
     """The request to carry out an update, answered at the inbox."""
     headers = {UPDATE: _name(name, "an update"), REPLY_TO: inbox, CONTENT_TYPE: VALUE}
     body = fitting(body, f"the arguments of update {name!r}", max_value)
-    return Message(key, "update", body, message_id, headers)
+    return Message(key, "update", body, check_message_id(message_id), headers)
 
 
 def _name(name: str, what: str) -> str:
@@ -111,6 +111,9 @@ def _name(name: str, what: str) -> str:
 
 def _json(metadata: Mapping[str, Any]) -> str:
     try:
+        json.dumps(
+            dict(metadata), ensure_ascii=False
+        ).encode()  # what UTF-8 cannot spell, nobody else could read
         return json.dumps(dict(metadata), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise PayloadError(f"the metadata of a message is a JSON object: {error}") from error
