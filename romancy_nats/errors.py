@@ -235,31 +235,26 @@ class InstanceNotFoundError(RomancyError):
 class ResultTimeoutError(RomancyError, TimeoutError):
     """The instance has not ended within the `timeout` of `handle.result`; it goes on.
 
-    `status` is where it stood then, None when the server did not say; `served` whether a worker has its workflow, None
-    when that is not known.
+    `status` is where it stood then, None when the server did not say. `unserved` says that no worker has its workflow,
+    and is "" when one has, or when that is not known.
     """
 
     def __init__(
-        self, instance_id: str, workflow: str, seconds: float, status: str | None, served: bool | None
+        self, instance_id: str, workflow: str, seconds: float, status: str | None, unserved: str = ""
     ) -> None:
-        super().__init__(instance_id, workflow, seconds, status, served)
+        super().__init__(instance_id, workflow, seconds, status, unserved)
         self.instance_id = instance_id
         self.workflow = workflow
         self.seconds = seconds
         self.status = status
-        self.served = served
+        self.unserved = unserved
 
     def __str__(self) -> str:
         name = f"instance {self.instance_id!r}" + (f" of workflow {self.workflow!r}" if self.workflow else "")
         late = f"{name} has not ended within {self.seconds:g} s"
         if self.status is None:
             return f"{late}, and the server does not say where it stands; ask again"
-        if self.served is False:
-            return (
-                f"{late}: it is {self.status}, and no worker serves workflow {self.workflow!r} just now; start one "
-                "(`romancy worker MODULE:app`), it will go on"
-            )
-        return f"{late}: it is {self.status}; it goes on, wait again"
+        return f"{late}: it is {self.status}{f', and {self.unserved}' if self.unserved else '; it goes on, wait again'}"
 
 
 class AmbiguousInstanceError(RomancyError):

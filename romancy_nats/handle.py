@@ -274,14 +274,14 @@ class WorkflowHandle(Generic[R]):
 
     async def _late(self, seconds: float) -> ResultTimeoutError:
         """Why there is no result yet; what the server does not say at once stays unsaid."""
-        target, served = self._target, None
+        target, unserved = self._target, ""
         status = None if target.last is None else target.last.status
         with suppress(TimeoutError, ServerError):
             async with asyncio.timeout(_LAST_LOOK):
                 status = (await target.look()).record.status
                 if target.workflow is not None and not status.ended:
-                    served = await target.session.world.wire.served(target.workflow, _LAST_LOOK)
-        return ResultTimeoutError(target.id, target.workflow or "", seconds, status, served)
+                    unserved = await target.session.unserved(target.workflow)
+        return ResultTimeoutError(target.id, target.workflow or "", seconds, status, unserved)
 
     async def _result(self) -> R:
         own = self._target.own

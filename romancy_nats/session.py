@@ -6,8 +6,9 @@ Each call waits for a server that does not answer as long as `World.patience` sa
 from __future__ import annotations
 
 import asyncio
+import difflib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
@@ -25,6 +26,7 @@ from romancy_nats.errors import (
     InstanceNotFoundError,
     InvalidNameError,
     PayloadError,
+    RomancyError,
     ServerUnavailableError,
     UpdateRejectedError,
 )
@@ -39,6 +41,8 @@ from romancy_nats.runtime.writing import answered_in_time, publish, read_record,
 
 T = TypeVar("T")
 _PAGE = 200
+_SOON = 1.0
+"""Seconds that a remark about a workflow may take."""
 _MOST_LOOKED_THROUGH = 1_000
 """Queued starts in which an earlier one of the same id is looked for; behind more of them the worker tells."""
 _MOST_REMEMBERED = 100_000
@@ -163,6 +167,21 @@ class Session:
         """Call `news` for each new commit of an instance; best effort. Returns what ends it."""
         world = self.world
         return await until_answered(world, lambda: world.wire.follow(key, lambda _generation, _n: news()))
+
+    async def unserved(self, workflow: str) -> str:
+        """That no worker serves a workflow just now, and what to do; "" when one does or that cannot be told soon."""
+        if await self.world.wire.served(workflow, _SOON) is not False:
+            return ""
+        near: list[str] = []
+        with suppress(RomancyError, TimeoutError):
+            async with asyncio.timeout(_SOON):
+                known = set(await self.world.orphans.workflows()) - {workflow}
+                near = difflib.get_close_matches(workflow, known, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        return (
+            f"no worker serves workflow {workflow!r} just now{hint}; start one (`romancy worker MODULE:app`), "
+            "it will go on"
+        )
 
     async def start_at(self, sequence: int) -> Delivery | None:
         """The start at that place of the queue, None when it is there no more."""

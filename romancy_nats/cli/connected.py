@@ -10,6 +10,7 @@ import anyio
 
 from romancy_nats.cli.exits import NotThereError
 from romancy_nats.cli.options import settings
+from romancy_nats.cli.output import note
 from romancy_nats.client import Client, session_of
 from romancy_nats.core.payload import ValueCodec
 from romancy_nats.core.shown import shown_value
@@ -89,6 +90,12 @@ def handle_of(client: Client, id: str, workflow: str | None) -> WorkflowHandle[A
 def target_of(client: Client, id: str, workflow: str | None) -> Target:
     """An instance to which a command speaks in payloads."""
     return Target(session_of(client), id, workflow)
+
+
+async def note_unserved(client: Client, workflow: str) -> None:
+    """Say that no worker serves a workflow just now, before anybody waits for one."""
+    if text := await session_of(client).unserved(workflow):
+        note(text)
 
 
 def run_async(command: Callable[[], Awaitable[T]]) -> T:

@@ -10,7 +10,16 @@ from typing import Annotated, Any
 
 import typer
 
-from romancy_nats.cli.connected import ShownCodec, connected, handle_of, is_there, nowhere, opened, run_async
+from romancy_nats.cli.connected import (
+    ShownCodec,
+    connected,
+    handle_of,
+    is_there,
+    note_unserved,
+    nowhere,
+    opened,
+    run_async,
+)
 from romancy_nats.cli.exits import Exit
 from romancy_nats.cli.inputs import read_input
 from romancy_nats.cli.options import AsJson, Id, Input, Namespace, Timeout, Url, WorkflowName, settings
@@ -93,6 +102,8 @@ def start(
                     f"{key!r} exists already ({held.record.status}); another input for it would be a conflict"
                 )
             handle = await start_plain(session, key, body, ShownCodec(), options, named=id is not None)
+            if not wait or timeout is None:  # else the time-out says it
+                await note_unserved(client, workflow)
             if wait:
                 await conclude(handle, timeout, as_json=as_json)
             elif as_json:
@@ -115,7 +126,10 @@ def result(
 
     async def main() -> None:
         async with connected(url, namespace) as client:
-            await conclude(handle_of(client, id, workflow), timeout, as_json=as_json)
+            handle = handle_of(client, id, workflow)
+            if timeout is None and not (await handle.status()).ended and handle.workflow is not None:
+                await note_unserved(client, handle.workflow)
+            await conclude(handle, timeout, as_json=as_json)
 
     run_async(main)
 
@@ -154,6 +168,8 @@ def status(
     async def main() -> None:
         async with connected(url, namespace) as client:
             info = await handle_of(client, id, workflow).describe()
+            if not info.status.ended:
+                await note_unserved(client, info.workflow)
         if as_json:
             print_json(plain_info(info))
         else:

@@ -599,3 +599,21 @@ def test_check_says_which_parameter_cannot_be_stored(cli: Cli) -> None:
         encoding="utf-8",
     )
     assert "look(): argument 'connection'" in cli.complaint("check", "unstorable:app", exit=2)
+
+
+def test_a_start_that_no_worker_serves_is_told_at_once(own: Cli) -> None:
+    with own.running("worker", "shop:app"):
+        own("start", "echo", "--input", "1", "--wait")
+        said = own("start", "ecco", "--id", "typo")
+        assert said.stdout == "typo\n"
+        assert "no worker serves workflow 'ecco'" in said.stderr
+        assert "did you mean 'echo'?" in said.stderr
+        assert "no worker" not in own("start", "echo", "--input", "1").stderr
+    assert own.json("status", "typo")["status"] == "queued"
+    assert "no worker serves workflow 'ecco'" in own("status", "typo").stderr
+    line = own.complaint("result", "typo", "--timeout", "0.5", exit=5)
+    for part in ("'typo'", "'ecco'", "queued", "no worker serves"):
+        assert part in line
+    assert [one["id"] for one in own.json("list", "--status", "queued")] == ["typo"]
+    assert own("cancel", "typo", "--reason", "a slip").stdout
+    assert own.json("status", "typo")["status"] == "cancelled"
