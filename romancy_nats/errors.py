@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 
 class RomancyError(Exception):
     """Root of every error that this package raises."""
@@ -14,12 +12,6 @@ class RomancyError(Exception):
 
 class TerminalError(RomancyError):
     """Raise it in an activity to say: never retry this. Subclasses come back as themselves."""
-
-    registered: ClassVar[dict[str, type[TerminalError]]] = {}
-
-    def __init_subclass__(cls, **options: object) -> None:
-        super().__init_subclass__(**options)
-        TerminalError.registered[f"{cls.__module__}.{cls.__qualname__}"] = cls
 
 
 class ActivityError(RomancyError):

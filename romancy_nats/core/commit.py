@@ -60,12 +60,17 @@ def encode_commit(
     return _pack((VERSION, id, incarnation, fence, time, open, packed))
 
 
+def size_of(event: Event) -> int:
+    """The bytes that an event takes in a commit."""
+    return len(_pack((_TAGS[type(event)], *recorded_fields(event))))
+
+
 def split(events: Sequence[Event], most: int) -> list[list[Event]] | None:
     """The events in portions of at most so many bytes, in order; None when one of them alone is larger."""
     portions: list[list[Event]] = [[]]
     size = 0
     for event in events:
-        weight = len(_pack((_TAGS[type(event)], *recorded_fields(event))))
+        weight = size_of(event)
         if weight > most:
             return None
         if size + weight > most:

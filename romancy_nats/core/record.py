@@ -7,8 +7,12 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
+from romancy_nats.core.limits import shortened
 from romancy_nats.errors import PayloadError
 
+_SHORT_ERROR = 200
+_SHORT_NAME = 40
+_FEW_NAMES = 3
 LONGEST_ERROR = 4000
 """Bytes of an error or a reason that a record, or a history, keeps, in UTF-8."""
 
@@ -90,6 +94,12 @@ class InstanceRecord:
     def let_go(self) -> bool:
         """Whether a worker gave it back unfinished: anybody may take it up at once, as a delayed start may not."""
         return self.status is InstanceStatus.QUEUED and not self.owner and not self.next_due
+
+    def shorten(self) -> None:
+        """Leave out what the history has as well, and what only people read: the record has to fit into a message."""
+        self.result = ""
+        self.error = shortened(self.error, _SHORT_ERROR)
+        self.waiting_for = [shortened(name, _SHORT_NAME) for name in self.waiting_for[:_FEW_NAMES]]
 
     def encode(self) -> bytes:
         """JSON without the fields that say nothing."""

@@ -23,6 +23,7 @@ from romancy_nats.core.start_options import StartOptions, read_options
 from romancy_nats.errors import RomancyError, StartRejectedError
 
 NO_OPTIONS = StartOptions()
+_LONGEST_TRACE = 256
 CANONICAL = "application/vnd.romancy.input"
 """The canonical arguments, as this package encodes them: nothing to normalise."""
 
@@ -57,7 +58,7 @@ def read_start(
         options,
         headers.get(REPLY_TO, ""),
         headers.get(NOTIFY, ""),
-        headers.get(TRACE, ""),
+        _trace(headers),
     )
 
 
@@ -68,6 +69,12 @@ def _canonical(
         return _fitting(workflow, workflow.parameters.canonical(body, max_bytes=max_message), max_message)
     plain: object = parse_body(body, content_type, max_bytes=max_message) if body else {}
     return _fitting(workflow, workflow.parameters.from_plain(plain), max_message)
+
+
+def _trace(headers: Mapping[str, str]) -> str:
+    """The trace that the start belongs to; what is longer than any is none."""
+    text = headers.get(TRACE, "")
+    return text if len(text) <= _LONGEST_TRACE else ""
 
 
 def _fitting(workflow: Workflow[..., Any], input: bytes, max_message: int) -> bytes:

@@ -34,7 +34,7 @@ from romancy_nats.core.failure import Failure
 from romancy_nats.core.headers import MESSAGE_ID
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord
-from romancy_nats.errors import PayloadTooLargeError, WorkflowRuleError
+from romancy_nats.errors import PayloadError, PayloadTooLargeError, WorkflowRuleError
 from romancy_nats.ports import Refusal, Refused, WriteReply
 from romancy_nats.runtime import showing
 from romancy_nats.runtime.admission import LOOKS_PER_WAIT, is_early, is_moot, is_over
@@ -144,6 +144,9 @@ class Instance:
         """An attempt failed and another follows: recorded now, or with whatever comes next."""
         if event.retry_at:
             self.effects.attempts.pop(event.id, None)
+        if len(event.heartbeat) > self.owner.world.limits.value // 2:
+            _log.warning("%r: the details of a heartbeat of %s are too large to be kept", self.key, event.id)
+            event = event._replace(heartbeat=b"")
         if commit:
             self.give(event)
         elif not self.dropped:
@@ -505,6 +508,9 @@ class Instance:
                     self._committed()
                 elif not self.dropped:
                     _log.warning("%r: commit %d was refused (%s)", self.key, self._sent.n, reply)
+                    if reply.why is Refusal.TOO_LARGE:
+                        self._cannot_commit(reply)
+                        return
                     if reply.why is Refusal.OTHER:
                         # A full disk, say: whoever loads it anew does its activities again, so not in a hot loop.
                         await asyncio.sleep(_AFTER_A_REFUSAL)
@@ -514,6 +520,19 @@ class Instance:
             await asyncio.sleep(pause)
             pause = min(pause * 2, 2.0)
             reply = await self._append_again()
+
+    def _cannot_commit(self, reply: Refused) -> None:
+        """The server takes no commit of this size: the same again would be refused again, also by whoever loads it."""
+        self.stalled = PayloadError(
+            f"a commit of {self.key!r} is larger than this server takes: {reply.text}"
+        )
+        self._sent = Sent(self.commits, b"", "", self.revision)
+        self._batch, self._portions = [], []
+        self._carried.clear()
+        self._tell_confirmed()
+        self._busy = False
+        self.owner.pace.answered(self)
+        self._settled()
 
     async def _append_again(self) -> WriteReply:
         answer: asyncio.Future[WriteReply] = asyncio.get_running_loop().create_future()

@@ -12,7 +12,7 @@ from romancy_nats.core.limits import MAX_VALUE
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
 from romancy_nats.core.starting import StartRequest, read_start
 from romancy_nats.errors import InvalidNameError, StartRejectedError
-from romancy_nats.ports import Delivery, Held, Refused
+from romancy_nats.ports import Delivery, Held, Refusal, Refused
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.owner import HeldDelivery
 from romancy_nats.runtime.ownership import Ownership
@@ -57,6 +57,9 @@ class Intake:
                     return
                 execution = engine.execution(request.key)
                 self._begin(Instance(engine, request.key, execution, record, reply), request, delivery)
+                return
+            if reply.why is Refusal.TOO_LARGE:
+                await self._reject(delivery, StartRejectedError(f"its record is too large: {reply.text}"))
                 return
             held = await read_record(engine.world, request.key)
             if held is None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 
+from romancy_nats.core.commit import size_of
 from romancy_nats.core.events import (
     Event,
     EventReceived,
+    MessageEvent,
     MessageReceived,
     WorkflowStarted,
     WorkflowTerminated,
+    weight,
 )
 from romancy_nats.core.headers import KIND, MESSAGE_ID, REPLY_TO
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.inheritance import inherited_message
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
-from romancy_nats.errors import InvalidNameError, RetentionError
+from romancy_nats.errors import InvalidNameError, PayloadTooLargeError, RetentionError
 from romancy_nats.ports import Delivery, Held
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.notices import rejection
@@ -31,6 +34,7 @@ _log = logging.getLogger("romancy.worker")
 ENDING_KINDS = {"cancel": InstanceStatus.CANCELLED, "terminate": InstanceStatus.TERMINATED}
 _KINDS = {"cancel", "terminate", "retry", "resume", "event", "message", "update"}
 _LONGEST_WAIT = 86_400_000_000
+_ENVELOPE_BYTES = 500
 
 
 class Messages:
@@ -154,6 +158,13 @@ class Messages:
             instance.held.append(HeldDelivery(delivery, max(1, instance.commits)))
         self._ownership.go_on(instance)
 
+    def _fitting(self, event: MessageEvent) -> MessageEvent:
+        """The event itself; raises PayloadTooLargeError when no commit could hold it."""
+        most = self._engine.world.limits.commit - _ENVELOPE_BYTES
+        if weight(event) > most // 4 and (size := size_of(event)) > most:
+            raise PayloadTooLargeError("it", size, most)
+        return event
+
     def _take(self, instance: Instance, delivery: Delivery, kind: str, *, begin: bool = True) -> None:
         message_id = delivery.headers.get(MESSAGE_ID, "")
         execution = instance.execution
@@ -163,7 +174,7 @@ class Messages:
             instance.held.append(HeldDelivery(delivery, 1))
             return
         try:
-            event = read_message(kind, delivery)
+            event = self._fitting(read_message(kind, delivery))
         except UNREADABLE as error:
             if kind == "update":
                 text = f"the update cannot be read: {error}"

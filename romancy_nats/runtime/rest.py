@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("romancy.worker")
 
 _MOST_NAMES = 50
+_LONGEST_NAME = 400
 _NOTHING_WAKES_IT = (
     "the workflow waits for nothing that could ever wake it; cancel it, or retry with other code"
 )
@@ -107,7 +108,10 @@ def _waiting(rested: InstanceRecord, instance: Instance) -> InstanceRecord:
     if rested.status is InstanceStatus.COMPENSATING:
         status = InstanceStatus.COMPENSATING
     return replace(
-        rested, status=status, waiting_for=names[:_MOST_NAMES], next_due=next_due(instance.execution)
+        rested,
+        status=status,
+        waiting_for=[shortened(name, _LONGEST_NAME) for name in names[:_MOST_NAMES]],
+        next_due=next_due(instance.execution),
     )
 
 

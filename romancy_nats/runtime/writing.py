@@ -103,11 +103,12 @@ async def write_record(
 ) -> int | Refused:
     """Create or replace a record by compare-and-set; returns its new revision, or the refusal.
 
-    `record.write` is made fresh here. A refusal of a write that was sent before may be our own success: the record is
-    then read back, and the same `write` id means that it is ours.
+    `record.write` is made fresh here; a record that is too large for the server is shortened. A refusal of a write
+    that was sent before may be our own success: the record is then read back, and the same `write` id means that it is
+    ours.
     """
     record.write = world.chance.id()
-    sent_before = False
+    sent_before = shortened = False
     while True:
         try:
             reply = await world.ledger.write(key, record, expected)
@@ -119,6 +120,11 @@ async def write_record(
             sent_before = True
             await anyio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
+            continue
+        if reply.why is Refusal.TOO_LARGE and not shortened:
+            # It was not sent. The same again would be refused again.
+            shortened = True
+            record.shorten()
             continue
         if sent_before and reply.why is Refusal.STALE:
             held = await read_record(world, key)
