@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import traceback
 from datetime import datetime
@@ -91,7 +92,7 @@ class _Known(logging.Filter):
             _fill(known, "instance_id", attempt.instance_id)
             _fill(known, "activity_id", attempt.activity_id)
             _fill(known, "attempt", attempt.attempt)
-        _fill(known, "worker", worker_label() or self._label)
+        _fill(known, "worker", worker_label() or self._label or str(os.getpid()))
         for name, nothing in FIELDS.items():
             known.setdefault(name, nothing)
         return True

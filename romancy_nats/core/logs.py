@@ -16,7 +16,9 @@ from romancy_nats.core.ids import InstanceKey
 LOGGERS = (
     "romancy.activity",
     "romancy.cli",
+    "romancy.client",
     "romancy.connection",
+    "romancy.failure",
     "romancy.ledger",
     "romancy.provision",
     "romancy.pull",

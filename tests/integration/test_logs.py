@@ -227,7 +227,7 @@ def test_the_level_is_that_of_our_loggers_alone(cli: Cli) -> None:
 
 
 def test_a_fatal_error_of_a_worker_is_one_readable_line(cli: Cli) -> None:
-    line = cli.complaint("worker", "greeter:down", exit=1)
+    line = cli.complaint("worker", "greeter:down", "--log-level", "error", exit=1)
     assert "LookupError: no database at\\nlocalhost (at " in line
     assert "greeter.py:" in line
     done = cli("worker", "greeter:down", "--log-level", "debug", exit=1, traceback=True)
