@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -19,6 +19,7 @@ from romancy_nats.cli.output import note, print_json, print_rows, printable
 from romancy_nats.cli.target import load_app, workflow_of
 from romancy_nats.client import Client, session_of
 from romancy_nats.core.commit import Commit
+from romancy_nats.core.described import failure_text
 from romancy_nats.core.events import Event
 from romancy_nats.core.history import History, plain_commit, shown_field
 from romancy_nats.core.ids import InstanceKey
@@ -58,6 +59,7 @@ def history(
             else:
                 rows = (row for n, commit in enumerate(found.commits, 1) for row in _rows(n, commit))
                 print_rows(_COLUMNS, rows, empty="no commit yet")
+                _print_traceback(found.commits)
 
     run_async(main)
 
@@ -124,20 +126,28 @@ async def _follow(client: Client, id: str, workflow: str | None, *, as_json: boo
     handle = handle_of(client, id, workflow)
     await handle.status()
     key = InstanceKey(handle.workflow or "", id)
-    tail = Tail(session_of(client).world, key)
+    tail, commits = Tail(session_of(client).world, key), list[Commit]()
     async with aclosing(tail.items(progress=not as_json)) as items:
         async for item in items:
             if isinstance(item, Progress):
                 _print_row(_announced(item))
             elif item is None:
                 if tail.over or (tail.record and tail.record.status is InstanceStatus.STALLED):
+                    _print_traceback(commits)
                     note(f"{key!r} is {tail.record.status if tail.record else 'gone'}")
                     return
             elif as_json:
                 print_json(plain_commit(tail.seen, item), indent=None)
             else:
+                commits.append(item)
                 for row in _rows(tail.seen, item):
                     _print_row(row)
+
+
+def _print_traceback(commits: Sequence[Commit]) -> None:
+    """How the workflow failed, below its history; nothing where it did not."""
+    for line in failure_text(commits).splitlines():
+        print(printable(line))
 
 
 def _print_row(row: tuple[object, ...]) -> None:
@@ -171,13 +181,23 @@ def _id(event: Event) -> str:
     return str(fields.get("id", ""))
 
 
+def _brief(shown: object) -> object:
+    """What is shown of a field in a line: a failure without its traceback, which stands below the history."""
+    if not isinstance(shown, dict):
+        return shown
+    fields = cast("dict[str, object]", shown)
+    if "error" not in fields or "traceback" not in fields:
+        return fields
+    return {name: _brief(value) for name, value in fields.items() if name != "traceback"}
+
+
 def _detail(event: Event) -> str:
     parts: list[str] = []
     for name, value in zip(event._fields, event, strict=True):
         if name in _UNSAID or not value:
             continue
         if isinstance(value, bytes):
-            parts.append(f"{name}={json.dumps(shown_field(name, value), ensure_ascii=False)}")
+            parts.append(f"{name}={json.dumps(_brief(shown_field(name, value)), ensure_ascii=False)}")
         elif name in {"due", "deadline"}:
             parts.append(f"{name}={(_EPOCH + timedelta(microseconds=cast('int', value))).isoformat()}")
         elif value is not True:

@@ -11,6 +11,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from romancy_nats.core.current import current_workflow
 from romancy_nats.core.ids import InstanceKey
 
 LOGGERS = (
@@ -80,6 +81,11 @@ class _Fields(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         known = record.__dict__
+        if (workflow := current_workflow()) is not None:
+            # Workflow code runs in a context of its own, which knows nothing of the worker.
+            known.setdefault("worker", workflow.worker_id)
+            known.setdefault("workflow", workflow.workflow_name)
+            known.setdefault("instance_id", workflow.instance_id)
         known.setdefault("worker", worker_label())
         if isinstance(record.args, tuple):
             # A text that names an instance is about that instance.

@@ -17,6 +17,7 @@ from romancy_nats.errors import PayloadError
 LONGEST = 64_000
 """Larger payloads are not spelt out a second time."""
 
+_FRAME = '  File "'
 _CAUSED = "The above exception was the direct cause of the following exception:"
 _UNREADABLE = (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError)
 
@@ -37,7 +38,7 @@ def shown_value(data: bytes, longest: int | None = LONGEST) -> object:
 
 
 def shown_failure(data: bytes) -> object:
-    """A failure: its class and message, and that of what caused it."""
+    """A failure: its class, message and traceback, and that of what caused it."""
     try:
         return _failure(Failure.decode(data))
     except PayloadError:
@@ -74,6 +75,8 @@ def _read(failure: bytes) -> Failure | None:
 
 def _failure(failure: Failure) -> dict[str, object]:
     told: dict[str, object] = {"error": failure.error_type, "message": shown_text(failure.message)}
+    if _FRAME in failure.traceback:
+        told["traceback"] = shown_text(failure.traceback)
     if failure.cause is not None:
         told["cause"] = _failure(failure.cause)
     return told

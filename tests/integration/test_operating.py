@@ -171,7 +171,12 @@ async def test_status_shows_activities_that_are_not_done_and_how_it_failed(
         assert "Traceback (most recent call last):\n" in failed
         assert "ValueError: no such amount" in failed
         assert "error type\tValueError" in failed
-        assert '"message": "no such amount"' in (await romancy("history", "a-1")).out
+        history = (await romancy("history", "a-1")).out
+        assert '"message": "no such amount"' in history
+        assert "Traceback (most recent call last):\n" in history
+        assert "in order\n" in (await romancy("history", "a-1", "--follow")).out
+        [*_, last] = (await romancy("history", "a-1", "--json"))["commits"][-1]["events"]
+        assert "in order" in last["failure"]["shown"]["traceback"]
 
 
 async def test_reading_commands_make_no_stream_and_say_where_they_looked(
