@@ -284,9 +284,11 @@ class Engine:
     async def _rest(self, instance: Instance, *, let_go: bool = False) -> None:
         if instance.dropped:
             return
-        await settle_effects(instance)
-        if instance.dropped:
-            return
+        if instance.stalled is None:
+            # Of one that is stalled they are carried out again when it is healed.
+            await settle_effects(instance)
+            if instance.dropped:
+                return
         if instance.waits and instance.woken and not let_go:
             # It looked once more: something came while its effects were acknowledged (L6).
             instance.stay()
@@ -297,9 +299,13 @@ class Engine:
             return
         # From here on it may be somebody else's: what is due meanwhile is for whoever wakes it (L1).
         instance.effects.alarms.clear()
-        if not await rest(instance, let_go=let_go):
+        if await rest(instance, let_go=let_go):
+            self._at_rest(instance, let_go=let_go)
+        else:
             self.memory_lost(instance)
-            return
+
+    def _at_rest(self, instance: Instance, *, let_go: bool) -> None:
+        """Its record is at rest: tell whoever waits, answer the messages that it held, keep or close its code."""
         instance.fall_asleep()
         self.forget(instance)
         record = instance.record

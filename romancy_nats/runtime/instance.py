@@ -373,8 +373,9 @@ class Instance:
         if self._portions and not self.dropped:
             self._commit(*self._portions.pop(0))
             return
-        self._confirm_carried()
+        # First: what is recorded is not recorded again, whatever goes wrong from here on.
         batch, self._batch = self._batch, []
+        self._confirm_carried()
         self._busy = False
         self.owner.pace.answered(self)
         if self.dropped:
