@@ -12,9 +12,14 @@ import traceback
 from functools import partial
 from types import TracebackType
 
+from romancy_nats.core.loop import DeterministicLoop
+
 _log = logging.getLogger("romancy.worker")
 _LOOP = {"run", "run_until_complete", "run_forever", "_run_once", "_run"}
 """The functions of asyncio that turn a loop; what they call is what blocks it."""
+_STEP = sys.modules[DeterministicLoop.__module__].__file__
+_BLOCKED = "move blocking work into a plain (not async) activity"
+_BLOCKED_WORKFLOW = "this is workflow code, which may not block: do it in an activity"
 
 
 class Watchdog:
@@ -69,7 +74,9 @@ class Watchdog:
         stack = traceback.StackSummary.from_list(stack[turns[-1] + 1 :] if turns else stack)
         if not stack or stack[-1].filename.endswith("/selectors.py"):
             return "nothing of its own: the process stood still (stopped, swapped out, or short of CPU)"
+        stepping = any(f.name == "_run_ready" and f.filename == _STEP for f in stack)
         foreign = [f for f in stack if "/romancy_nats/" not in f.filename and "/asyncio/" not in f.filename]
         users = [f for f in foreign if "/lib/python" not in f.filename]
         at = (users or foreign or stack)[-1]
-        return f"{at.name} ({at.filename}:{at.lineno}); move blocking work into a plain (not async) activity"
+        line = f": {at.line}" if at.line else ""
+        return f"{at.name} ({at.filename}:{at.lineno}{line}); {_BLOCKED_WORKFLOW if stepping else _BLOCKED}"

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import anyio.to_thread
+import anyio
 import pytest
 
 from romancy_nats.core.loop import DeterministicLoop, StepViolation

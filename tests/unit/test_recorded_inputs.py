@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, cast
 
 import anyio
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
 
 from romancy_nats import (
     App,
@@ -27,6 +27,7 @@ from romancy_nats import (
     compensation,
     workflow,
 )
+from romancy_nats.core import determinism, handles
 from romancy_nats.core.definition import Workflow
 from romancy_nats.core.determinism import InputRule
 from romancy_nats.core.events import (
@@ -40,6 +41,7 @@ from romancy_nats.core.events import (
 )
 from romancy_nats.core.execution import Execution
 from romancy_nats.core.failure import Failure
+from romancy_nats.core.handles import WorkflowTimer
 from romancy_nats.core.history import History
 from romancy_nats.core.plain import encode_plain
 from romancy_nats.runtime.alarms import next_due
@@ -137,6 +139,10 @@ def test_only_the_arguments_that_differ_are_shown_and_bounded() -> None:
 # --- equal as values under the present code
 
 
+def _cents(value: Any) -> int:
+    return round(float(value) * 100)
+
+
 class Old(BaseModel):
     name: str
 
@@ -203,6 +209,20 @@ def test_an_activity_may_gain_a_parameter_with_a_default() -> None:
     replayed(run, asking(lambda ctx: ctx.run(after, item="tea", count=1)))
     with pytest.raises(DeterminismError, match="count"):
         replayed(run, asking(lambda ctx: ctx.run(after, "tea", 2)))
+    run.execution.evict()
+
+
+def test_what_was_converted_once_is_not_converted_again_to_compare_it() -> None:
+    @activity(name="pay")
+    async def before(price: Annotated[int, BeforeValidator(_cents)]) -> None: ...
+
+    @activity(name="pay")
+    async def after(price: Annotated[int, BeforeValidator(_cents)], tip: int = 0) -> None: ...
+
+    run = Run(asking(lambda ctx: ctx.run(before, cast("int", "5.25"))))
+    replayed(run, asking(lambda ctx: ctx.run(after, cast("int", "5.25"))))
+    with pytest.raises(DeterminismError, match="price=525"):
+        replayed(run, asking(lambda ctx: ctx.run(after, cast("int", "5.26"))))
     run.execution.evict()
 
 
@@ -600,3 +620,52 @@ def test_a_failed_activity_and_a_message_keep_their_place() -> None:
     assert "id='two:1'" in found.value.produced
     assert "c=2" in found.value.produced
     run.execution.evict()
+
+
+# --- mutants: without its guard, each rule is seen to be broken
+
+
+def _inputs_are_not_compared(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(determinism, "same_input", lambda *_: True)
+
+
+def _bytes_are_compared(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(determinism, "same_input", lambda one, other, _: one == other)
+
+
+def _newer_delays_count(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(WorkflowTimer, "fall_due", lambda *_: None)
+
+
+def _the_deadline_stays(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(handles, "_DEADLINES", ())
+
+
+MUTANTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], Callable[[], None]]] = {
+    "inputs are not compared": (
+        _inputs_are_not_compared,
+        lambda: test_another_input_is_told_with_both_and_the_line(ASKS["run"]),
+    ),
+    "bytes are compared": (_bytes_are_compared, test_a_model_may_gain_a_field_with_a_default),
+    "newer delays count": (
+        _newer_delays_count,
+        lambda: test_recorded_due_times_count_whatever_newer_code_asks_for(*WAITS["ctx.sleep"], 5000.0),
+    ),
+    "the deadline stays": (
+        _the_deadline_stays,
+        lambda: test_recorded_due_times_count_whatever_newer_code_asks_for(
+            *WAITS["anyio.fail_after"], 5000.0
+        ),
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(("mutant", "test"), MUTANTS.values(), ids=MUTANTS)
+def test_each_mutant_is_found(
+    mutant: Callable[[pytest.MonkeyPatch], None], test: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test()
+    mutant(monkeypatch)
+    with pytest.raises((AssertionError, DeterminismError, pytest.fail.Exception)):
+        test()

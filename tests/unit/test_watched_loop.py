@@ -32,6 +32,7 @@ from romancy_nats.core.events import WorkflowStarted
 from romancy_nats.core.execution import Execution
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.loop import DeterministicLoop
+from romancy_nats.runtime.watchdog import Watchdog
 from romancy_nats.runtime.watched_loop import Notices, WatchedLoop
 
 
@@ -192,3 +193,19 @@ def test_a_profiler_that_runs_already_is_left_alone(told: list[str]) -> None:
         sys.setprofile(None)
     assert told == []
     assert seen
+
+
+async def test_the_watchdog_names_the_line_of_workflow_code_that_blocks(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def blocks() -> None:
+        end = time.monotonic() + 5
+        while not caplog.messages and time.monotonic() < end:
+            time.sleep(0.01)
+
+    with Watchdog(0.05):
+        await asyncio.sleep(0)
+        step(blocks, watched=False)
+    [line] = [line for line in caplog.messages if "is blocked" in line]
+    assert f"{__file__}:" in line
+    assert "this is workflow code" in line
