@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from romancy_nats.core.definition import Activity
     from romancy_nats.runtime.workshop import Workshop
 
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes, list, dict, tuple})
 MOST_NESTED = 16
 """So many awaitables that return awaitables are awaited; a longer chain may be one that never ends."""
 
@@ -209,6 +210,10 @@ class Attempt:
 def is_awaitable(value: object) -> bool:
     """Whether `await` takes it, by its real class; never raises."""
     cls = type(value)
+    if cls in _PLAIN:
+        return False
+    if cls is types.CoroutineType:
+        return True
     if cls is types.GeneratorType:
         code = cast("types.GeneratorType[Any, Any, Any]", value).gi_code
         return bool(code.co_flags & inspect.CO_ITERABLE_COROUTINE)
