@@ -48,6 +48,7 @@ class ActivityContext:
         "_details",
         "_generation",
         "_key",
+        "_most_details",
         "_state",
         "_warned",
         "activity_id",
@@ -64,6 +65,7 @@ class ActivityContext:
         state: object,
         last_heartbeat: object = None,
         generation: int = 0,
+        most_details: int = MAX_DETAILS,
     ) -> None:
         self._key = key
         self._generation = generation
@@ -73,6 +75,7 @@ class ActivityContext:
         self._state = state
         self._cancelled = False
         self._details = b""
+        self._most_details = min(most_details, MAX_DETAILS)
         self._warned = False
         self._beat: Callable[[], None] | None = None
         self.tell: Callable[[str, bytes], None] | None = None
@@ -105,8 +108,8 @@ class ActivityContext:
     def heartbeat(self, details: object = None) -> None:
         """Say that the attempt is alive; the next attempt finds `details`, as they are now, in `last_heartbeat`.
 
-        Details that cannot be encoded, or take more than 64 KiB, are left out with one warning: the last ones that
-        could be kept are. May be called from any thread.
+        Details that cannot be encoded, or take more than 64 KiB (less with a server for small messages), are left out
+        with one warning: the last ones that could be kept are. May be called from any thread.
         """
         if self._beat is not None:
             self._beat()
@@ -117,8 +120,8 @@ class ActivityContext:
         except Exception as error:  # noqa: BLE001 - the boundary: encoding runs code of a user, and is no affair of the attempt
             self._leave_out(shown(error))
             return
-        if len(data) > MAX_DETAILS:
-            self._leave_out(f"{len(data):,} bytes; keep to {MAX_DETAILS:,}")
+        if len(data) > self._most_details:
+            self._leave_out(f"{len(data):,} bytes; keep to {self._most_details:,}")
             return
         self._details = data
         if self.tell is not None:

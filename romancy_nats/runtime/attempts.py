@@ -88,6 +88,7 @@ class Attempts:
             workshop.state,
             decode_plain(self._heartbeat),
             self._generation,
+            workshop.limits().failure,
         )
         context.tell = self._heard
         args, kwargs = activity.parameters.decode(pending.input)

@@ -7,12 +7,13 @@ Generic activities are a known limit of mypy and not in here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import functools
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from random import Random
-from typing import Any, assert_type
+from typing import Any, ParamSpec, TypeVar, assert_type
 from uuid import UUID
 
 from romancy_nats import (
@@ -31,6 +32,9 @@ from romancy_nats import (
     current_workflow,
     workflow,
 )
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass
@@ -85,6 +89,27 @@ class Shop:
         return len(item)
 
 
+class Fetcher:
+    async def __call__(self, n: int) -> bytes:
+        return b""
+
+
+def traced(fn: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        return fn(*args, **kwargs)
+
+    return wrapper
+
+
+@activity
+@traced
+async def decorated(n: int) -> str:
+    return ""
+
+
+called = activity(name="called")(Fetcher())
+
+
 def local(a: int, b: str = "") -> float:
     return a
 
@@ -107,6 +132,11 @@ async def order(ctx: WorkflowContext, item: str, count: int = 1) -> OrderResult:
     assert_type(await ctx.run(shop.wrap, item="tea"), int)
     assert_type(await ctx.step("local", local, 1, b="x"), float)
     assert_type(await ctx.step("local", local_async, 1), bytes)
+    assert_type(await ctx.run(decorated, 1), str)
+    assert_type(await ctx.run(called, 1), bytes)
+    assert_type(await ctx.step("wrapped", lambda: local_async(1)), bytes)
+    assert_type(await ctx.step("object", Fetcher(), 1), bytes)
+    assert_type(await ctx.step("partial", functools.partial(local_async, 1)), bytes)
     both = await asyncio.gather(ctx.run(charge, "a", 1), ctx.run(reserve, "b"))
     assert_type(both, tuple[int, Reservation])
     async with asyncio.TaskGroup() as group:
