@@ -78,7 +78,7 @@ def same_input(expected: Command, produced: Command, parameters: Parameters) -> 
         return True
     try:
         # Without converting it again: a converter gives another value for what it has converted.
-        present = parameters.canonical(recorded)
+        present = parameters.renewed(recorded)
         # Bytes first, which need no class of the user; a model also says in them which of its fields were set.
         return (
             present == given

@@ -162,6 +162,13 @@ class Parameters:
         Raises PayloadError.
         """
         scan_msgpack(data, EXT_CODES, max_bytes=max_bytes)
+        return self.renewed(data)
+
+    def renewed(self, data: bytes) -> bytes:
+        """The bytes that this code gives to a recorded call: decoded and encoded again, nothing validated or converted.
+
+        Raises PayloadError when this code cannot read them.
+        """
         return self._compose(self._bound(*self.decode(data)), _packed)
 
     def check(self) -> None:

@@ -38,6 +38,8 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from typing_extensions import TypeAliasType, TypedDict
 
 from romancy_nats.core.definition import Activity
+from romancy_nats.core.determinism import same_input
+from romancy_nats.core.events import ActivityScheduled
 from romancy_nats.core.handlers import Handlers
 from romancy_nats.core.parameters import Parameters
 from romancy_nats.core.payload import ResultReader, ValueCodec
@@ -513,6 +515,23 @@ def test_a_compensation_gets_what_its_activity_got() -> None:
     (undo,) = saga.newest_first()
     assert undo.compensation.parameters.decode(undo.input) == ([525, 2, 2, 8], {})
     assert calls == ["next"], "only what the compensation annotates in another way is converted"
+
+
+def test_replay_holds_a_recorded_input_against_the_code_without_converting_it() -> None:
+    def charge(price: Cents, order: Order, priced: Priced, at: int = 1) -> None: ...
+    def before(price: Cents, order: Order, priced: Priced) -> None: ...
+
+    def scheduled(parameters: Parameters) -> ActivityScheduled:
+        return ActivityScheduled(
+            "charge:1", "charge", parameters.encode(["5.25", {"price": 1}, {"price": 2}]), ""
+        )
+
+    parameters = Parameters(charge)
+    recorded, given = scheduled(Parameters(before)), scheduled(parameters)
+    calls.clear()
+    assert recorded.input != given.input
+    assert same_input(recorded, given, parameters)
+    assert calls == []
 
 
 # --- what newer code asks for
