@@ -8,14 +8,14 @@ from collections import deque
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel, TypeAdapter
 
 from romancy_nats.core.failure import Failure
 from romancy_nats.core.limits import parse_body, scan_msgpack
@@ -237,3 +237,63 @@ def test_damaged_calls_are_read_or_refused(data: st.DataObject) -> None:
             read(bytes(encoded))
         except PayloadError:
             continue
+
+
+runs: list[int] = []
+
+
+def bump(value: int) -> int:
+    runs.append(value)
+    return value + 1
+
+
+Bumped = Annotated[int, AfterValidator(bump)]
+
+
+class Holder(BaseModel):
+    one: Bumped
+    more: list[Bumped] = []
+
+
+def shapes(leaf: Any) -> st.SearchStrategy[tuple[Any, st.SearchStrategy[Any]]]:
+    """Annotations with converters at any depth, each with a strategy of what a caller may pass for it."""
+    leaves: st.SearchStrategy[tuple[Any, st.SearchStrategy[Any]]] = st.sampled_from(
+        [
+            (leaf, st.integers(-100, 100)),
+            (str, st.text(max_size=3)),
+            (
+                Holder,
+                st.fixed_dictionaries(
+                    {"one": st.integers(0, 9), "more": st.lists(st.integers(0, 9), max_size=2)}
+                ),
+            ),
+        ]
+    )
+    return st.recursive(
+        leaves,
+        lambda inner: st.one_of(
+            inner.map(lambda it: (list[it[0]], st.lists(it[1], max_size=3))),  # type: ignore[name-defined]
+            inner.map(lambda it: (dict[str, it[0]], st.dictionaries(st.text(max_size=2), it[1], max_size=3))),  # type: ignore[name-defined]
+            inner.map(lambda it: (tuple[it[0], ...], st.lists(it[1], max_size=3))),  # type: ignore[name-defined]
+            inner.map(lambda it: (it[0] | None, st.none() | it[1])),
+        ),
+        max_leaves=4,
+    )
+
+
+@given(data=st.data())
+@settings(max_examples=80, deadline=None)
+def test_a_value_is_converted_once(data: st.DataObject) -> None:
+    annotation, values = data.draw(shapes(Bumped))
+    value = data.draw(values)
+    runs.clear()
+    expected = TypeAdapter(annotation).validate_python(value)
+    at_once = list(runs)
+    codec = ValueCodec[Any](annotation)
+    runs.clear()
+    encoded = codec.encode(value)
+    assert runs == at_once
+    again = codec.decode(encoded)
+    assert same(again, expected)
+    assert codec.pack(again) == encoded
+    assert runs == at_once, "reading it back converts nothing"
