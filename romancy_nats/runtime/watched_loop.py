@@ -109,6 +109,8 @@ class Notices:
         )
         if isinstance(function.__self__, type):
             called = f"{function.__self__.__name__}.{function.__name__}"
+        elif function.__self__ is _SHARED_DICE:
+            called = f"random.{function.__name__}"
         at: FrameType | None = frame
         inner: FrameType | None = None
         while at is not None:

@@ -123,7 +123,7 @@ async def test_a_worker_of_its_own_program_warns_once_of_random_hashes(
 ) -> None:
     environment = {**os.environ, "PYTHONHASHSEED": seed, "ROMANCY_NAMESPACE": place.namespace}
     done = await anyio.run_process(
-        [sys.executable, "-c", WORKER, place.settings().nats_url or ""],
+        [sys.executable, "-c", WORKER, place.url],
         env={**environment, "ROMANCY_SHARDS": "1"},
         stderr=subprocess.STDOUT,
     )

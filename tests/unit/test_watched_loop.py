@@ -91,7 +91,7 @@ CALLS: dict[str, tuple[Callable[[], object], str, str]] = {
     "datetime.utcnow": (lambda: datetime.utcnow(), "datetime.utcnow()", "ctx.now()"),
     "datetime.today": (lambda: datetime.today(), "datetime.today()", "ctx.now()"),
     "date.today": (lambda: date.today(), "date.today()", "ctx.now()"),
-    "random": (lambda: random.random(), "random", "ctx.random"),
+    "random": (lambda: random.random(), "random.random()", "ctx.random"),
     "randint": (lambda: random.randint(1, 6), "randint()", "ctx.random"),
     "imported randint": (lambda: randint(1, 6), "randint()", "ctx.random"),
     "choice": (lambda: random.choice([1, 2]), "choice()", "ctx.random"),
