@@ -100,7 +100,7 @@ def kept(headers: Mapping[str, str]) -> dict[str, str]:
     for name, value in plain.items():
         spelled = value.encode("utf-8", "backslashreplace").decode()
         room -= len(name) + len(spelled.encode())
-        if room < 0:
+        if room < 0 or not (name.isascii() and name.isprintable()):
             dropped.append(name)
         else:
             found[name] = spelled

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from romancy_nats.core.headers import (
     CONFLICT,
+    DROPPED_HEADERS,
     MESSAGE_ID,
     ORIGIN_ID,
     ORIGIN_MESSAGE_ID,
@@ -27,7 +28,9 @@ from romancy_nats.ports import Refused
 
 _PAGE = 100
 _TRIES = 5
-_OURS = frozenset({REASON, ORIGIN_STREAM, ORIGIN_SEQUENCE, ORIGIN_MESSAGE_ID, ORIGIN_ID, TRUNCATED})
+_OURS = frozenset(
+    {REASON, ORIGIN_STREAM, ORIGIN_SEQUENCE, ORIGIN_MESSAGE_ID, ORIGIN_ID, TRUNCATED, DROPPED_HEADERS}
+)
 _LEAVES_A_RECORD = ("StartRejectedError:", "no worker came")
 """How the reasons of starts begin that left a record as `rejected`: only a new generation can run them."""
 

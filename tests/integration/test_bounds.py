@@ -326,3 +326,14 @@ async def test_a_trace_that_is_none(place: Place) -> None:
         async for item in handle.watch():
             assert item.data["trace"] == ""
             break
+
+
+@workflow
+async def many(ctx: WorkflowContext, calls: int) -> int:
+    return sum(await asyncio.gather(*(ctx.run(take, f"{n:05}" + "x" * 1000) for n in range(calls))))
+
+
+@pytest.mark.long
+async def test_ten_thousand_calls_in_one_step(place: Place) -> None:
+    async with asyncio.timeout(240), place.run(many) as client:
+        assert await client.execute(many, 10_000) == 10_050_000

@@ -19,6 +19,7 @@ from romancy_nats import (
     UpdateFailedError,
     WorkflowContext,
     WorkflowFailedError,
+    WorkflowStalledError,
     activity,
     workflow,
 )
@@ -26,7 +27,9 @@ from romancy_nats.client import session_of
 from romancy_nats.core.history import History
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.limits import MAX_VALUE, Limits
+from romancy_nats.jetstream.ledger import JetStreamLedger
 from romancy_nats.jetstream.server import LocalServer
+from romancy_nats.jetstream.world import JetStreamWorld
 from romancy_nats.runtime.tail import recorded
 from romancy_nats.testing.replay import replay
 from tests.integration.place import Place
@@ -189,3 +192,48 @@ async def test_bare_messages_on_such_a_server() -> None:
         )
         with pytest.raises(StartRejectedError, match="the limit is"):
             await client.get("big", hello).result(timeout=BOUND)
+
+
+@activity
+async def half(size: int) -> str:
+    return "x" * size
+
+
+@workflow
+async def too_much(ctx: WorkflowContext, what: str) -> str:
+    await ctx.sleep(0.01)
+    if what == "input":
+        await ctx.run(greet, "x" * 70_000)
+    elif what == "result":
+        await ctx.run(half, 70_000)
+    elif what == "end":
+        return "x" * 70_000
+    return "fits"
+
+
+async def test_a_commit_that_the_server_does_not_take_is_not_tried_again_in_a_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The worker believes in larger messages than the server takes, as after a change of its configuration."""
+    appended: list[int] = []
+    append = JetStreamLedger.append
+
+    def counted(self: JetStreamLedger, *args: Any) -> None:
+        appended.append(len(args[3]))
+        append(self, *args)
+
+    monkeypatch.setattr(JetStreamWorld, "max_payload", property(lambda _: 1024 * 1024))
+    monkeypatch.setattr(JetStreamLedger, "append", counted)
+    with LocalServer(sync_always=False, extra_config="max_payload: 65536") as server:
+        place = Place(server.url)
+        async with asyncio.timeout(60), place.run(hello, too_much) as client:
+            for what in ("input", "result", "end"):
+                handle = await client.start(too_much, what)
+                with pytest.raises(WorkflowStalledError, match=r"larger than this server takes|the limit is"):
+                    await handle.result()
+                assert await handle.status() == "stalled", what
+            assert len([size for size in appended if size > 65_536]) <= 6
+            before = len(appended)
+            await asyncio.sleep(1.5)
+            assert len(appended) == before
+            assert await client.execute(hello, "you") == "hello you"
