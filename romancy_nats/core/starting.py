@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from romancy_nats.core.definition import Workflow
+from romancy_nats.core.error_text import shown
 from romancy_nats.core.headers import (
     CONTENT_TYPE,
     MESSAGE_ID,
@@ -19,6 +20,7 @@ from romancy_nats.core.headers import (
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.limits import fitting, parse_body
 from romancy_nats.core.parameters import fingerprint
+from romancy_nats.core.record import LONGEST_ERROR
 from romancy_nats.core.start_options import StartOptions, read_options
 from romancy_nats.errors import RomancyError, StartRejectedError
 
@@ -51,6 +53,10 @@ def read_start(
         options = read_options(headers)
     except RomancyError as error:
         raise StartRejectedError(str(error), workflow=workflow.name) from error
+    except BaseException as error:
+        # A validator of a user's model may raise anything; tried again it would raise that again.
+        text = f"the input could not be validated: {shown(error, LONGEST_ERROR // 2)}"
+        raise StartRejectedError(text, workflow=workflow.name) from error
     return StartRequest(
         key,
         input,

@@ -11,12 +11,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
 import pytest
+from pydantic import BaseModel, field_validator
 
 from romancy_nats import (
     Client,
     ConfigurationError,
     InvalidNameError,
     QueryError,
+    StartRejectedError,
     UpdateFailedError,
     UpdateRejectedError,
     WorkflowContext,
@@ -300,6 +302,31 @@ async def test_whatever_a_handler_raises_its_caller_gets_it(place: Place) -> Non
         assert not wrong, "\n".join(wrong)
         await handle.send("end", "fine")
         assert await handle.result(10) == "fine"
+        await _undisturbed(client)
+
+
+class Validated(BaseModel):
+    way: str
+
+    @field_validator("way")
+    @classmethod
+    def misbehave(cls, way: str) -> str:
+        WAYS[way]()
+
+
+@workflow
+async def takes(ctx: WorkflowContext, validated: Validated) -> str:
+    return validated.way
+
+
+async def test_whatever_a_validator_of_the_input_raises_the_start_is_rejected(place: Place) -> None:
+    async with place.run(takes, neighbour) as client:
+        # By name: a client that does not know the model leaves it to the worker.
+        handles = {way: await client.start("takes", validated={"way": way}) for way in WAYS}
+        for way, handle in handles.items():
+            with pytest.raises(StartRejectedError):
+                await handle.result(20)
+            assert await handle.status() == "rejected", way
         await _undisturbed(client)
 
 
