@@ -18,6 +18,7 @@ from romancy_nats.core.blame import blame, misfit
 from romancy_nats.core.class_registry import ClassRegistry
 from romancy_nats.core.conformity import Check, check_of
 from romancy_nats.core.entry import validator_at_entry
+from romancy_nats.core.error_text import shown
 from romancy_nats.core.msgpack_types import Decoder, Encoder, JsonText, pack_scalar
 from romancy_nats.core.scalars import KIN
 from romancy_nats.core.shapes import shape_of
@@ -149,10 +150,10 @@ class ValueCodec(Generic[T]):
                 if error.code != "type-adapter-config-unused":
                     raise
                 return TypeAdapter(annotation)
-        except (PydanticUserError, NameError, TypeError) as error:
+        except Exception as error:
             # pydantic's advice for an unknown class, `arbitrary_types_allowed`, would not make it storable
             unknown = getattr(error, "code", None) == "schema-for-unknown-type"
-            why = "" if unknown else f" ({str(error).splitlines()[0]})"
+            why = "" if unknown else f" ({shown(error).splitlines()[0]})"
             raise PayloadError(
                 f"{self.name}: pydantic has no schema for {annotation!r}; use plain types, dataclasses or models{why}"
             ) from error
