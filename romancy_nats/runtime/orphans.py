@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from romancy_nats.core.headers import derived_id, named_id
 from romancy_nats.core.ids import MAX_NAME_CHARACTERS, InstanceKey
-from romancy_nats.errors import InvalidNameError, PermissionDeniedError, RomancyError
-from romancy_nats.ports import DeadLetter, Delivery, Unclaimed
+from romancy_nats.errors import InvalidNameError, PermissionDeniedError, RomancyError, StorageError
+from romancy_nats.ports import DeadLetter, Delivery, Refused, Unclaimed
 from romancy_nats.runtime.rejection import record_rejection
 from romancy_nats.runtime.writing import microseconds
 
@@ -99,7 +99,11 @@ class Orphans:
         key = _key(one.workflow, delivery)
         if key is not None:
             await record_rejection(world, key, reason, delivery.time)
-        if isinstance(await world.queues.park(letter), int):
+        reply = await world.queues.park(letter)
+        if isinstance(reply, Refused):
+            # The next look comes later; the same again would be refused again.
+            raise StorageError(f"start {source.sequence} of {source.stream} cannot be parked: {reply.text}")
+        if isinstance(reply, int):
             await world.orphans.remove(source)
             _log.warning("start %d of %s is parked: %s", source.sequence, source.stream, reason)
         else:
