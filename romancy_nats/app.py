@@ -121,7 +121,8 @@ class App:
         the block and with it the worker. Raises ConfigurationError without any URL, ServerError.
         """
         chosen, replacements = settings or self.settings, _named(overrides)
-        _warn_of_random_hashes()
+        with labelled(chosen.worker_id):
+            _warn_of_random_hashes()
         async with self._worker(url, chosen, replacements, signals=signals) as worker:
             with rare_collections():
                 yield worker
