@@ -1,3 +1,4 @@
+# pyright: reportPrivateUsage=false
 """Defects of our own around one instance's turn: it alone is stalled, with reason and traceback."""
 
 from __future__ import annotations

@@ -1,3 +1,7 @@
+# pyright: reportArgumentType=false, reportCallIssue=false, reportPrivateUsage=false, reportAssignmentType=false
+# pyright: reportIncompatibleMethodOverride=false, reportIncompatibleVariableOverride=false
+# pyright: reportUnknownLambdaType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 """Workflow code that misbehaves: places where it can × ways to. Its instance answers for it, the worker goes on.
 
 One worker runs all of them at once, beside a neighbour that must not notice.

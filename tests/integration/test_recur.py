@@ -281,7 +281,11 @@ async def test_an_update_that_waits_at_recur_is_carried_out_by_the_next_generati
         if n < 2:
             await ctx.receive("go")
             ctx.recur(n + 1)
-        ctx.on_update("answer", lambda question: f"{question} in {n}")
+
+        def answer(question: str) -> str:
+            return f"{question} in {n}"
+
+        ctx.on_update("answer", answer)
         return str((await ctx.receive("end")).data)
 
     async with place.run(second_answers) as client:
