@@ -6,18 +6,17 @@ import builtins
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from romancy_nats.core.cloudevents import made_event
 from romancy_nats.core.definition import Workflow
-from romancy_nats.core.headers import CONTENT_TYPE, MESSAGE_ID, NOTIFY, TOKEN, derived_id
+from romancy_nats.core.headers import CONTENT_TYPE, MESSAGE_ID, NOTIFY, TOKEN
 from romancy_nats.core.ids import InstanceKey, check_message_id
 from romancy_nats.core.parameters import fingerprint
 from romancy_nats.core.payload import ResultReader, ValueCodec
 from romancy_nats.core.selection import Moment, Selection, Statuses
 from romancy_nats.core.start_options import StartOptions
-from romancy_nats.core.starting import read_start, write_start
+from romancy_nats.core.starting import write_start
 from romancy_nats.errors import (
     InstanceConflictError,
     PayloadError,
@@ -25,7 +24,7 @@ from romancy_nats.errors import (
     StartRejectedError,
 )
 from romancy_nats.handle import InstanceInfo, WorkflowHandle, instance_info, untyped
-from romancy_nats.ports import Delivery, World
+from romancy_nats.ports import World
 from romancy_nats.runtime.notices import Notice
 from romancy_nats.session import OwnStart, Session, Target
 from romancy_nats.settings import Settings
@@ -192,9 +191,8 @@ class Client:
         notice = Notice()
         inbox, give_up = session.world.wire.expect(notice)
         headers = write_start(workflow, key, input, session.world.chance.id(), notify=inbox)
-        fingerprint_of = partial(_fingerprint, workflow, session.world.limits.value)
         sequence = await session.start(key, input, headers)
-        own = OwnStart(sequence, options.on_conflict, options.id is not None, fingerprint_of)
+        own = OwnStart(sequence, options.on_conflict, options.id is not None)
         target = Target(session, key.id, key.workflow, own=own, fingerprint=mark)
         return WorkflowHandle(target, workflow.result, notice=notice, give_up=give_up)
 
@@ -241,7 +239,7 @@ async def start_plain(
         **options.headers(),
     }
     sequence = await session.start(key, data, headers)
-    own = OwnStart(sequence, options.on_conflict, named=named, fingerprint_of=_unknown)
+    own = OwnStart(sequence, options.on_conflict, named=named)
     target = Target(session, key.id, key.workflow, own=own)
     return WorkflowHandle(target, codec or untyped(), notice=notice, give_up=give_up)
 
@@ -252,19 +250,6 @@ def check_size(session: Session, workflow: str, input: bytes) -> None:
     if len(input) > most:
         too_large = PayloadTooLargeError(f"the input of {workflow!r}", len(input), most)
         raise StartRejectedError(str(too_large), workflow=workflow) from too_large
-
-
-def _fingerprint(workflow: Workflow[..., Any], max_message: int, start: Delivery) -> str:
-    try:
-        return read_start(
-            workflow, start.headers, start.data, derived_id(*start.source), max_message
-        ).fingerprint
-    except StartRejectedError:
-        return ""
-
-
-def _unknown(_: Delivery) -> str:
-    return ""
 
 
 @asynccontextmanager

@@ -186,7 +186,7 @@ class WorkflowHandle(Generic[R]):
 
     async def status(self) -> InstanceStatus:
         """Where the instance stands. Raises InstanceNotFoundError, InstanceConflictError, ServerUnavailableError."""
-        return (await self._target.record()).status
+        return (await self._target.checked()).status
 
     async def describe(self) -> InstanceInfo:
         """All that is known about it, from its record and its history. Raises what `status` raises.

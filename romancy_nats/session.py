@@ -43,8 +43,6 @@ T = TypeVar("T")
 _PAGE = 200
 _SOON = 1.0
 """Seconds that a remark about a workflow may take."""
-_MOST_LOOKED_THROUGH = 1_000
-"""Queued starts in which an earlier one of the same id is looked for; behind more of them the worker tells."""
 _MOST_REMEMBERED = 100_000
 """Instances that a list gave as queued, and does not give again when they are claimed meanwhile."""
 _SAY_AGAIN = "say it again, twice is once"
@@ -187,22 +185,16 @@ class Session:
         """The start at that place of the queue, None when it is there no more."""
         return await until_answered(self.world, lambda: self.world.queues.start_at(sequence))
 
-    async def find_start(
-        self, id: str, workflow: str | None = None, most: int | None = None
-    ) -> Delivery | None:
-        """The first start of that id in the queue, among the oldest `most` if given."""
+    async def find_start(self, id: str, workflow: str | None = None) -> Delivery | None:
+        """The first start of that id in the queue."""
         if (place := id.rpartition("-")[2]).isdecimal() and len(place) < 19:
             # The id of a start that names none says where it is.
             start = await self.start_at(int(place))
             if start is not None and _begins(start, id, workflow):
                 return start
-        seen = 0
         async for start in self._items(lambda: self.world.queues.stored_starts(workflow)):
-            seen += 1
             if _begins(start, id, workflow):
                 return start
-            if most is not None and seen >= most:
-                return None
         return None
 
     async def _items(self, make: Callable[[], AsyncIterator[T]]) -> AsyncGenerator[T]:
@@ -232,8 +224,6 @@ class OwnStart(NamedTuple):
     sequence: int
     on_conflict: str
     named: bool
-    fingerprint_of: Callable[[Delivery], str]
-    """The fingerprint of another start's input, "" where it cannot be told here."""
 
 
 class Seen(NamedTuple):
@@ -264,7 +254,6 @@ class Target:
         self.last: InstanceRecord | None = None
         """The record that was seen last."""
         self._start: Delivery | None = None
-        self._looked_for_conflict = False
 
     def __repr__(self) -> str:
         return f"{self.workflow or '?'}/{self.id}"
@@ -290,7 +279,7 @@ class Target:
         return workflows.pop()
 
     async def record(self) -> InstanceRecord:
-        """Its record, or what its start says. Raises InstanceNotFoundError, InstanceConflictError."""
+        """Its record, or what its start says. Raises InstanceNotFoundError."""
         return (await self.look()).record
 
     async def look(self) -> Seen:
@@ -306,7 +295,6 @@ class Target:
             return Seen(held.record, claimed=True)
         start = await self._waiting(key)
         if start is not None:
-            await self._check_conflict(key)
             return Seen(queued_record(start), claimed=False)
         # It may have been claimed between the two looks.
         held = await self.session.record(key)
@@ -324,17 +312,16 @@ class Target:
             self._start = await self.session.find_start(key.id, key.workflow)
         return self._start
 
-    async def _check_conflict(self, key: InstanceKey) -> None:
-        """Whether another start of the same id is in the queue before our own, and has another input."""
-        own = self.own
-        if own is None or not own.named or own.on_conflict == "restart_ended" or self._looked_for_conflict:
-            return
-        first = await self.session.find_start(key.id, key.workflow, _MOST_LOOKED_THROUGH)
-        if first is not None and first.source.sequence < own.sequence:
-            other = own.fingerprint_of(first)
-            if own.on_conflict == "fail" or (other and other != self.fingerprint):
-                raise InstanceConflictError(key.id, key.workflow)
-        self._looked_for_conflict = True
+    async def checked(self) -> InstanceRecord:
+        """Its record, once it is sure that it is not that of a start with another input: InstanceConflictError.
+
+        Which of several starts in the queue counts is known when one of them is claimed, not before.
+        """
+        record = await self.record()
+        joins = self.own is not None and self.own.on_conflict == "join"
+        if joins and self.fingerprint and record.fingerprint and record.fingerprint != self.fingerprint:
+            raise InstanceConflictError(self.id, self.workflow or "")
+        return record
 
     async def commits(self, record: InstanceRecord) -> list[Commit]:
         """The recorded commits of the generation that a record is of."""
