@@ -83,7 +83,8 @@ async def test_after_a_long_while_it_is_parked_and_whoever_waits_is_told(place: 
 
 async def test_a_subject_that_nobody_can_serve_is_no_different(place: Place) -> None:
     tokens = ["=ZZ", "=3dX", "é", "*", ">", "x" * 2500, "\x01", "=C3=28", encode_token("x" * 200)]
-    async with place.client(), connected(place) as connection:
+    async with place.client() as client, connected(place) as connection:
+        await client.send_event("the.first.write", "makes the streams")
         for token in tokens:
             await connection.call(f"{place.namespace}.start.{token}", b"body")
         connection.publish(f"{place.namespace}.start.kept", b"1")
