@@ -27,8 +27,8 @@ BLOCKED = 5.0
 """Seconds beyond the grace period for the event loop to hear of the signal at all."""
 CLOSING = 5.0
 """Seconds for the lifespan to close, and for activities that were cancelled to end, after the drain."""
-THREADS = 1.0
-"""Seconds for other threads to end, after the event loop has nothing more to do."""
+OVER = 1.0
+"""Seconds for the event loop to close and for other threads to end, after the command is over."""
 _LAST_WORDS = 2.0
 _LOOK = 0.02
 _Line = tuple[str, str, int | None]
@@ -66,7 +66,7 @@ class Ending:
                 raise
             return None
         finally:
-            self._enter("threads", THREADS)
+            self._enter("over", OVER)
 
     async def until_asked(self, work: Coroutine[Any, Any, T]) -> T | None:
         """Do the work of a command; None if a signal ended it. The blocks around it end as if it had returned."""
@@ -86,6 +86,17 @@ class Ending:
     def closing(self) -> None:
         """All of the worker has ended; the lifespan closes."""
         self._enter("lifespan", CLOSING)
+
+    def leave_if_asked(self) -> None:
+        """After the command: end here and now if a signal asked for it and no other thread has to be waited for.
+
+        What swallowed its cancellation swallows the end of the interpreter, too, and would keep the process.
+        """
+        if self._asked and not _others():
+            _leave(self.code)
+
+    def _is_closed(self) -> bool:
+        return self._loop is None or self._loop.is_closed()
 
     # --- signals
 
@@ -116,16 +127,18 @@ class Ending:
 
     def _watch_over(self) -> None:
         while time.monotonic() < self._until:
-            if self._phase == "threads" and not _others():
+            if self._phase == "over" and not self._asked and not _others() and self._is_closed():
                 return  # the interpreter ends by itself
             time.sleep(_LOOK)
-        self._give_up()
+        # Even if it cannot be told what holds the process up, it ends.
+        _bounded(self._give_up)
+        _leave(self.code)
 
     def _give_up(self) -> None:
         match self._phase:
-            case "threads":
-                self._say(f"ends, although these threads still run: {', '.join(_others())}")
-            case "activities":
+            case "over" if others := _others():
+                self._say(f"ends, although these threads still run: {', '.join(others)}")
+            case "activities" | "over":
                 self._say(f"ends, although what it runs does not end by its cancellation{self._tasks()}")
             case "lifespan":
                 self.code = self.code or 1
@@ -141,7 +154,6 @@ class Ending:
                     f"ends without having drained: {why} {_at(threading.main_thread())}; "
                     "another worker goes on once the lease has run out"
                 )
-        _leave(self.code)
 
     def _tasks(self) -> str:
         """Where each task is that still runs, after a colon; nothing if that cannot be told."""

@@ -178,4 +178,6 @@ def fix_hashes() -> None:
 def run_to_the_end(command: Callable[[], Awaitable[T]], ending: Ending) -> T | None:
     """Run an async command, on uvloop where that is installed; None if a signal ended it."""
     fast = sys.platform != "win32" and importlib.util.find_spec("uvloop") is not None
-    return anyio.run(ending.run, command, backend_options={"use_uvloop": fast})
+    result = anyio.run(ending.run, command, backend_options={"use_uvloop": fast})
+    ending.leave_if_asked()
+    return result

@@ -69,6 +69,11 @@ async def busy_loop() -> None:
         pass
 
 @activity
+async def connects() -> None:
+    async with Client.connect() as client:
+        print("seen by an activity:", [info.workflow async for info in client.list()])
+
+@activity
 async def quiet() -> None:
     here()
     await asyncio.sleep(300)
@@ -85,6 +90,12 @@ async def lifespan():
     if WHAT == "opens_slowly":
         here()
         await asyncio.sleep(300)
+    if WHAT == "connects":
+        async with Client.connect() as client:
+            assert [info async for info in client.list()] == []
+        shown = "import os; print('child', os.environ['ROMANCY_NATS_URL'], os.environ['ROMANCY_NAMESPACE'])"
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", shown)
+        await process.wait()
     if WHAT == "does_not_open":
         raise OSError("no database")
     yield
@@ -206,7 +217,7 @@ async def test_a_signal_ends_a_worker_whatever_holds_it_up(
         found = await running.ended(), bool(re.search(text, running.told()))
         assert found == (code, True), f"{what}: {running.told()}"
         assert time.monotonic() - began < within + 5, what
-        assert "Traceback" not in running.told() or what == "closes_badly"
+        assert "Traceback" not in running.told()
         assert ("closed" in running.told()) is (what in CLOSES)
 
     async with place.client() as client, anyio.create_task_group() as group:
@@ -265,8 +276,8 @@ async def test_a_signal_while_the_server_is_gone(start: Start) -> None:
 async def test_a_lifespan_that_does_not_open_is_told_in_a_line(start: Start) -> None:
     running = start("does_not_open")
     assert await running.ended() == 1
-    assert running.told().splitlines()[-1] == "OSError: no database"
-    assert "romancy_nats/runtime" not in running.told()
+    assert running.told().splitlines()[-1].startswith("romancy: OSError: no database (at ")
+    assert "Traceback" not in running.told()
 
 
 async def test_dev_ends_with_its_result_although_a_thread_is_blocked(start: Start) -> None:
@@ -274,3 +285,44 @@ async def test_dev_ends_with_its_result_although_a_thread_is_blocked(start: Star
     await running.until(running.here.exists)
     running.process.send_signal(signal.SIGTERM)
     assert await running.ended(15) == 0, running.told()
+
+
+async def test_under_dev_the_lifespan_activities_and_children_find_the_server(start: Start) -> None:
+    running = start("connects", "dev", "end:app", "--run", "connects", url="")
+    assert await running.ended() == 0, running.told()
+    child = re.search(r"^child (nats://127\.0\.0\.1:\d+) (\w+)$", running.told(), re.MULTILINE)
+    assert child is not None, running.told()
+    assert "seen by an activity: ['connects']" in running.told()
+
+
+async def test_a_worker_without_a_url_refuses(start: Start) -> None:
+    running = start("quiet", url="")
+    assert await running.ended() == 2
+    [line] = running.told().splitlines()
+    assert line.startswith("romancy: no server: say --url or set ROMANCY_NATS_URL")
+    assert "`romancy dev`" in line
+    assert not (running.log.parent / ".romancy").exists()
+
+
+NO_JETSTREAM = "accounts { A { users: [ { user: a, password: a } ] } }"
+PASSWORDS = "authorization { users: [ { user: a, password: a } ] }"
+
+
+async def test_a_server_that_cannot_be_used_is_one_line(start: Start) -> None:
+    with LocalServer(sync_always=False) as gone:
+        url = gone.url
+    with (
+        LocalServer(sync_always=False, extra_config=NO_JETSTREAM) as plain,
+        LocalServer(sync_always=False, extra_config=PASSWORDS) as closed,
+    ):
+        for where, env, code, text in (
+            (url, {}, 4, "no NATS server answered at"),
+            (closed.url, {}, 2, "refused the login"),
+            (plain.url, {"ROMANCY_USER": "a", "ROMANCY_PASSWORD": "a"}, 2, "JetStream is not enabled"),
+            ("nats://:x:y", {}, 2, "cannot connect to"),
+        ):
+            running = start("quiet", url=where, **env)
+            assert await running.ended() == code, running.told()
+            [line] = running.told().splitlines()
+            assert line.startswith("romancy: "), line
+            assert text in line
