@@ -182,7 +182,7 @@ HELD_UP: dict[str, tuple[int, str, float]] = {
     "blocked_thread": (0, "drained", 4),
     "blocked_executor": (0, r"these threads still run: (asyncio|uvloop)_0 in ", 5),
     "foreign_thread": (0, r"these threads still run: theirs in ", 5),
-    "swallows": (0, r"does not end by its cancellation: swallows \(.*end\.py:", 9),
+    "swallows": (0, r"attempt 1 does not end; the worker ends without it", 9),
     "blocked_loop": (1, r"the event loop is blocked by blocked_loop \(.*end\.py:", 9),
     "busy_loop": (1, r"the event loop is blocked by busy_loop \(.*end\.py:", 9),
     "blocked_code": (1, r"the event loop is blocked by it \(.*end\.py:", 9),
@@ -192,7 +192,7 @@ HELD_UP: dict[str, tuple[int, str, float]] = {
 }
 
 
-CLOSES = ("quiet", "blocked_thread", "blocked_executor", "foreign_thread")
+CLOSES = ("quiet", "swallows", "blocked_thread", "blocked_executor", "foreign_thread")
 
 
 FEW = ["quiet", "blocked_thread", "swallows", "blocked_loop", "does_not_close"]
