@@ -130,7 +130,7 @@ class Root:
             result = fitting(encoded, f"the result of {execution.key!r}", execution.max_value)
             failure = None
         except BaseException as error:
-            if not self._execution.loop.in_step:
+            if not execution.loop.in_step:
                 raise  # the code is evicted, or freed
             result, failure = b"", error
         if self._timed_out:

@@ -171,8 +171,12 @@ HISTORIES = st.deferred(lambda: st.sampled_from(_histories()))
 
 def _fold(key: InstanceKey, commits: tuple[Commit, ...]) -> Execution:
     execution = Execution(interpreter, key)
-    for commit in commits:
-        execution.replay(commit)
+    try:
+        for commit in commits:
+            execution.replay(commit)
+    except DeterminismError:
+        execution.evict()
+        raise
     return execution
 
 

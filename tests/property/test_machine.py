@@ -154,7 +154,7 @@ class Machine(RuleBasedStateMachine):
         try:
             await self.handles[id].result(timeout)
         except TimeoutError:
-            assert before not in self._over() or self.handles[id]._own_start is not None
+            assert before not in self._over() or self.handles[id]._target.own is not None
         except InstanceConflictError:
             assert self.told[id].rival is not None
         except WorkflowStalledError:
