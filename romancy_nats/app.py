@@ -113,17 +113,20 @@ class App:
         settings: Settings | None = None,
         signals: bool | None = None,
     ) -> AsyncGenerator[Worker]:
-        """A worker until the block ends, on the server of the URL or of the settings: it never starts one.
+        """A worker until the block ends. Without any URL it has an embedded server of its own, as `run` has.
 
         `signals=True`: SIGTERM and SIGINT drain the worker and end the block, a second one ends the process at once.
         `False`: they are left alone. By default each is taken that has no handler of the program's own, if the block
         runs in the program's main task: the lifespan of a web application leaves both to the web server, which ends
-        the block and with it the worker. Raises ConfigurationError without any URL, ServerError.
+        the block and with it the worker. Raises ServerError.
         """
         chosen, replacements = settings or self.settings, _named(overrides)
         with labelled(chosen.worker_id):
             _warn_of_random_hashes()
-        async with self._worker(url, chosen, replacements, signals=signals) as worker:
+        async with (
+            server_url(url, chosen) as known,
+            self._worker(known, chosen, replacements, signals=signals) as worker,
+        ):
             with rare_collections():
                 yield worker
 

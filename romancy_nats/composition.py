@@ -87,7 +87,7 @@ def _known(url: str | None, settings: Settings) -> str:
     known = url or settings.nats_url
     if known is None:
         raise ConfigurationError(
-            "no server: give a URL, or set ROMANCY_NATS_URL; only `romancy dev` and `app.run()` start one of their own"
+            "no server: give a URL, or set ROMANCY_NATS_URL; `romancy dev` and `app.run()` start one of their own"
         )
     if not known.isprintable():
         raise ConfigurationError(f"{known!a} is no URL of a server: it is one line of printable text")

@@ -16,7 +16,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from romancy_nats import App, WorkflowContext, workflow
+from romancy_nats import App, Client, WorkflowContext, workflow
 from romancy_nats.runtime import signals
 from tests.integration.place import Place
 
@@ -227,10 +227,7 @@ async def _free() -> list[signal.Signals]:
     return signals.free()
 
 
-async def test_a_worker_never_starts_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_worker_without_a_url_has_a_server_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ROMANCY_NATS_URL", raising=False)
-    from romancy_nats import ConfigurationError
-
-    with pytest.raises(ConfigurationError, match=r"ROMANCY_NATS_URL.*`romancy dev`"):
-        async with App("x", workflows=[idle]).worker():
-            pytest.fail("it began")
+    async with App("x", workflows=[idle]).worker(), Client.connect() as client:
+        assert await client.count() == 0
