@@ -129,7 +129,7 @@ def test_attributes_that_are_no_json_are_refused(name: str, value: Any) -> None:
         flow.options(**{name: value})
 
 
-@pytest.mark.parametrize("id", ["", "x" * 129, "\ud800", 17, b"id"], ids=range(6))
+@pytest.mark.parametrize("id", ["", "x" * 129, "\ud800", 17, b"id"], ids=range(5))
 def test_an_id_that_is_none_is_refused(id: Any) -> None:
     with pytest.raises(RomancyError):
         flow.options(id=id)
