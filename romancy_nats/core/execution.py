@@ -507,6 +507,14 @@ class Execution:
         if message_id:
             self.seen_ids[message_id] = None
 
+    def unsee(self, events: Sequence[Event]) -> None:
+        """What no commit holds after all: when a message of these comes again, it is not known."""
+        for event in events:
+            if isinstance(event, WorkflowStarted | MessageEvent):
+                self.seen.discard((event.stream, event.sequence))
+            if isinstance(event, MessageEvent):
+                self.seen_ids.pop(event.message_id, None)
+
     def _terminate(self, event: TerminateRequested) -> None:
         self.handlers.reject_all()
         self.emit(WorkflowTerminated(event.reason))

@@ -13,6 +13,7 @@ import msgpack
 
 from romancy_nats.core.definition import Workflow
 from romancy_nats.core.determinism import InputRule
+from romancy_nats.core.error_text import shown
 from romancy_nats.core.events import UpdateAnswered, WorkflowRecurred
 from romancy_nats.core.execution import Execution
 from romancy_nats.core.failure import Failure
@@ -35,7 +36,7 @@ from romancy_nats.runtime.lease import Lease
 from romancy_nats.runtime.messages import Messages
 from romancy_nats.runtime.notices import outcome, update_notice
 from romancy_nats.runtime.orphans import Orphans
-from romancy_nats.runtime.owner import is_own_cancel
+from romancy_nats.runtime.owner import is_cancelled, is_own_cancel
 from romancy_nats.runtime.ownership import Ownership
 from romancy_nats.runtime.pace import Pace
 from romancy_nats.runtime.queries import Queries
@@ -159,7 +160,10 @@ class Engine:
                 await unserve()
 
     async def _again_and_again(self, run: Callable[[], Awaitable[None]]) -> None:
-        """A loop boundary: what belongs to no single instance goes on after whatever went wrong, ever more slowly."""
+        """A loop boundary: what belongs to no single instance goes on after whatever went wrong, ever more slowly.
+
+        A loop that returns has nothing left to do.
+        """
         clock = asyncio.get_running_loop().time
         longest = self.tuning.lease_ttl / 5
         pause = longest / 32
@@ -167,10 +171,14 @@ class Engine:
             began = clock()
             try:
                 await run()
+                return
             except BaseException as error:
                 if is_own_cancel(error):
                     raise
                 _log.error("%r of this worker broke; it goes on\n%s", run, Failure.of(error).traceback)
+                if is_cancelled():
+                    # It broke over its cancellation: a drain waits for its end.
+                    raise asyncio.CancelledError from error
             pause = longest / 32 if clock() - began > longest else min(pause * 2, longest)
             await asyncio.sleep(pause)
 
@@ -221,7 +229,12 @@ class Engine:
         """Handle one message in a task of its own; whatever goes wrong with it stays there."""
         task = self.spawn(self._guarded(handling, delivery))
         self._handling.add(task)
-        task.add_done_callback(self._handling.discard)
+        task.add_done_callback(partial(self._handled, handling))
+
+    def _handled(self, handling: Coroutine[Any, Any, None], task: asyncio.Task[None]) -> None:
+        self._handling.discard(task)
+        # Of a task that was cancelled before it began nobody else awaits it.
+        handling.close()
 
     async def _guarded(self, handling: Coroutine[Any, Any, None], delivery: Delivery) -> None:
         """A loop boundary: whatever goes wrong with one message is that message's affair."""
@@ -263,8 +276,13 @@ class Engine:
         assert self._group is not None
         task = self._group.create_task(_bounded(work, broke or _unexpected))
         self._spawned.add(task)
-        task.add_done_callback(self._spawned.discard)
+        task.add_done_callback(partial(self._spawn_ended, work))
         return task
+
+    def _spawn_ended(self, work: Coroutine[Any, Any, None], task: asyncio.Task[None]) -> None:
+        self._spawned.discard(task)
+        # Of a task that was cancelled before it began nobody else awaits it.
+        work.close()
 
     def execution(self, key: InstanceKey, generation: int = 0) -> Execution:
         """A fresh execution of the workflow of this instance."""
@@ -294,7 +312,7 @@ class Engine:
             instance.stay()
             return
         ending = instance.execution.ending
-        if isinstance(ending, WorkflowRecurred) and not self.draining:
+        if isinstance(ending, WorkflowRecurred) and instance.stalled is None and not self.draining:
             begin_next(self, instance, ending)
             return
         # From here on it may be somebody else's: what is due meanwhile is for whoever wakes it (L1).
@@ -478,12 +496,12 @@ class Engine:
                 async with asyncio.timeout(_SETTLING):
                     at_rest = instance.waits and not instance.woken and idle(instance.execution)
                     await self._rest(instance, let_go=not at_rest)
-            except (TimeoutError, RomancyError) as error:
-                _log.warning(
-                    "%r could not be let go (%r); whoever takes it over reads its history",
-                    instance.key,
-                    error,
-                )
+            except BaseException as error:
+                # The boundary: the others, and the lease, are let go all the same.
+                if is_own_cancel(error):
+                    raise
+                text = "%r could not be let go (%s); whoever takes it over reads its history"
+                _log.warning(text, instance.key, shown(error))
                 self.memory_lost(instance)
 
     async def _ended_rests(self) -> None:

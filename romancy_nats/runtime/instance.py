@@ -241,7 +241,8 @@ class Instance:
 
     def _stall(self) -> None:
         """Record what has arrived, as far as it can be recorded, then rest. Nothing of it begins."""
-        self._batch = self._recordable()
+        batch, self._batch = self._batch, self._recordable()
+        self.execution.unsee(batch[len(self._batch) :])
         recorded = {
             (event.stream, event.sequence)
             for event in self._batch
@@ -528,6 +529,8 @@ class Instance:
             f"a commit of {self.key!r} is larger than this server takes: {reply.text}"
         )
         self._sent = Sent(self.commits, b"", "", self.revision)
+        # Whoever forwarded one of them, or brings it again, is not to ack it (L5).
+        self.execution.unsee(self._batch)
         self._batch, self._portions = [], []
         self._carried.clear()
         self._tell_confirmed()

@@ -12,7 +12,6 @@ from romancy_nats.core.events import (
     MessageReceived,
     WorkflowStarted,
     WorkflowTerminated,
-    weight,
 )
 from romancy_nats.core.headers import KIND, MESSAGE_ID, REPLY_TO
 from romancy_nats.core.ids import InstanceKey
@@ -115,10 +114,13 @@ class Messages:
         if instance.stalled is not None:
             await self._still_stalled(instance, delivery, kind)
             return
-        self._take(instance, delivery, kind, begin=False)
-        if overdue:
-            instance.effects.fire_due(now)
-        self._ownership.go_on(instance)
+        try:
+            self._take(instance, delivery, kind, begin=False)
+        finally:
+            # Whatever is wrong with the message: the instance is claimed now, and nobody else makes it go on (L6).
+            if overdue:
+                instance.effects.fire_due(now)
+            self._ownership.go_on(instance)
 
     async def _after_the_end(
         self, key: InstanceKey, record: InstanceRecord, delivery: Delivery, kind: str
@@ -159,9 +161,9 @@ class Messages:
         self._ownership.go_on(instance)
 
     def _fitting(self, event: MessageEvent) -> MessageEvent:
-        """The event itself; raises PayloadTooLargeError when no commit could hold it."""
+        """The event itself; raises what `UNREADABLE` names when no commit can hold it."""
         most = self._engine.world.limits.commit - _ENVELOPE_BYTES
-        if weight(event) > most // 4 and (size := size_of(event)) > most:
+        if (size := size_of(event)) > most:
             raise PayloadTooLargeError("it", size, most)
         return event
 

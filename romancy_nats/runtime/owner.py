@@ -64,5 +64,10 @@ class HeldDelivery:
 
 def is_own_cancel(error: BaseException) -> bool:
     """Whether the running task was cancelled from outside; code in it may raise CancelledError, too."""
+    return is_one_of(error, (asyncio.CancelledError,)) and is_cancelled()
+
+
+def is_cancelled() -> bool:
+    """Whether somebody outside cancelled the running task."""
     task = asyncio.current_task()
-    return is_one_of(error, (asyncio.CancelledError,)) and task is not None and task.cancelling() > 0
+    return task is not None and task.cancelling() > 0

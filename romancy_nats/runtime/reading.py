@@ -35,7 +35,7 @@ from romancy_nats.errors import PayloadError, RomancyError
 from romancy_nats.ports import Delivery
 from romancy_nats.runtime.dispatcher import decode_event
 
-UNREADABLE = (RomancyError, ValueError, TypeError, KeyError)
+UNREADABLE = (RomancyError, ValueError, TypeError, KeyError, OverflowError, RecursionError)
 
 
 def read_message(kind: str, delivery: Delivery) -> MessageEvent:

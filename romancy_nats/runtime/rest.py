@@ -57,11 +57,11 @@ def resting_record(instance: Instance, *, let_go: bool = False) -> InstanceRecor
         skipped=instance.execution.waiting.skips,
     )
     ending = instance.execution.ending
+    if instance.stalled is not None and not let_go:
+        return _stalled(rested, instance)
     if let_go or isinstance(ending, WorkflowRecurred):
         # Also between two generations: whoever takes it up begins the next one.
         return replace(rested, status=InstanceStatus.QUEUED)
-    if instance.stalled is not None:
-        return _stalled(rested, instance)
     match ending:
         case WorkflowCompleted(result):
             inline = base64.b64encode(result).decode() if len(result) <= owner.tuning.inline_result else ""

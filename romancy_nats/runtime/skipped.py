@@ -23,7 +23,7 @@ class SkippedAnswers(Part):
         """Park a copy of it; it is recorded."""
         if self._task is None or self._task.done():
             self._todo = deque([skipped])
-            self._task = self._instance.owner.spawn(self._run())
+            self._task = self._instance.spawn(self._run())
         else:
             self._todo.append(skipped)
 

@@ -43,5 +43,7 @@ class Stalls:
         are many, as long as keeps it to a hundred a second.
         """
         now = self._clock.monotonic()
-        self._next = max(now + _SHORTEST_SECONDS, self._next + _SPACING_SECONDS)
-        return min(self._next - now, _LONGEST_SECONDS)
+        turn = max(now + _SHORTEST_SECONDS, self._next + _SPACING_SECONDS)
+        # Not beyond the longest: else the spacing of many would go on long after they have gone.
+        self._next = min(turn, now + _LONGEST_SECONDS)
+        return self._next - now

@@ -117,6 +117,9 @@ class Sweeper:
             return False
         if listed.key in self._engine.instances:
             return False
+        if only is None and record.owner == self._engine.lease.incarnation:
+            # Ours, and not in memory: that was dropped, or its claim was cut short, with no message that comes again.
+            return True
         if record.owner:
             return (only is None or record.owner == only) and not await self._is_alive(record.owner)
         if only is None and record.let_go and record.commits:
