@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -15,7 +15,7 @@ import typer
 
 from romancy_nats.cli.connected import connected, handle_of, run_async
 from romancy_nats.cli.options import AsJson, Id, Namespace, Target, Url, WorkflowName
-from romancy_nats.cli.output import note, print_json, print_rows, printable
+from romancy_nats.cli.output import note, print_json, print_rows, printable, shown_time
 from romancy_nats.cli.target import load_app, workflow_of
 from romancy_nats.client import Client, session_of
 from romancy_nats.core.commit import Commit
@@ -25,15 +25,19 @@ from romancy_nats.core.history import History, plain_commit, shown_field
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceStatus
 from romancy_nats.core.shown import shown_value
+from romancy_nats.core.times import utc
 from romancy_nats.errors import ConfigurationError, DeterminismError
 from romancy_nats.runtime.progress import Progress
 from romancy_nats.runtime.tail import Tail
 from romancy_nats.testing.replay import read_history
 from romancy_nats.testing.replay import replay as replay_history
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COLUMNS = ("commit", "time", "event", "id", "detail")
-_UNSAID = frozenset({"id", "workflow", "code", "stream", "sequence", "message_id", "trace"})
+_UNSAID = frozenset(
+    {"id", "workflow", "code", "stream", "sequence", "message_id", "trace", "reply_to", "max_value"}
+)
+_MOMENTS = frozenset({"due", "deadline", "begin_at", "retry_at", "time"})
+"""Fields in µs since the epoch, where they are numbers."""
 
 
 def history(
@@ -151,29 +155,23 @@ def _print_traceback(commits: Sequence[Commit]) -> None:
 
 
 def _print_row(row: tuple[object, ...]) -> None:
-    print("\t".join(printable(str(cell)) for cell in row), flush=True)
+    local = sys.stdout.isatty()
+    told = (shown_time(cell, local=local) if isinstance(cell, datetime) else str(cell) for cell in row)
+    print("\t".join(map(printable, told)), flush=True)
 
 
 def _announced(item: Progress) -> tuple[object, ...]:
-    moment = _EPOCH + timedelta(microseconds=item.time)
     value = shown_value(item.data)
     id: object = ""
     if isinstance(value, dict):
         fields = cast("dict[str, object]", value)
         id, value = fields.pop("activity_id", ""), fields
-    return "", moment.isoformat(timespec="milliseconds"), item.type, id, json.dumps(value, ensure_ascii=False)
+    return "", utc(item.time), item.type, id, json.dumps(value, ensure_ascii=False)
 
 
 def _rows(number: int, commit: Commit) -> Iterator[tuple[object, ...]]:
-    moment = _EPOCH + timedelta(microseconds=commit.time)
     for event in commit.events:
-        yield (
-            number,
-            moment.isoformat(timespec="milliseconds"),
-            type(event).__name__,
-            _id(event),
-            _detail(event),
-        )
+        yield number, utc(commit.time), type(event).__name__, _id(event), detail_of(event)
 
 
 def _id(event: Event) -> str:
@@ -191,15 +189,17 @@ def _brief(shown: object) -> object:
     return {name: _brief(value) for name, value in fields.items() if name != "traceback"}
 
 
-def _detail(event: Event) -> str:
+def detail_of(event: Event) -> str:
+    """What an event says beside its name and id: fields as JSON, moments with their zone."""
     parts: list[str] = []
     for name, value in zip(event._fields, event, strict=True):
         if name in _UNSAID or not value:
             continue
         if isinstance(value, bytes):
             parts.append(f"{name}={json.dumps(_brief(shown_field(name, value)), ensure_ascii=False)}")
-        elif name in {"due", "deadline"}:
-            parts.append(f"{name}={(_EPOCH + timedelta(microseconds=cast('int', value))).isoformat()}")
+        elif name in _MOMENTS and isinstance(value, int):
+            moment = shown_time(utc(value), local=sys.stdout.isatty())
+            parts.append(f"{name}={moment.replace(' ', 'T')}")
         elif value is not True:
             parts.append(f"{name}={value}")
         else:
