@@ -197,7 +197,7 @@ class Client:
         return WorkflowHandle(target, workflow.result, notice=notice, give_up=give_up)
 
     async def _exists(self, key: InstanceKey, mark: str, on_conflict: str) -> bool:
-        held = await self._session.record(key)
+        held = await self._session.record_if_allowed(key)
         if held is None or (on_conflict == "restart_ended" and held.record.status.ended):
             return False
         if on_conflict == "fail" or (held.record.fingerprint and held.record.fingerprint != mark):

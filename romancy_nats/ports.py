@@ -25,6 +25,8 @@ class Refusal(Enum):
     """The expected revision is not the last one (10071, 10164): somebody else wrote, or this write did before."""
     TOO_LARGE = auto()
     """Larger than a message may be."""
+    DENIED = auto()
+    """These credentials may not write there; the text says where."""
     OTHER = auto()
     """Anything else; the text says what."""
 
@@ -35,6 +37,10 @@ class Refused:
 
     why: Refusal
     text: str = ""
+
+    def __str__(self) -> str:
+        """What the server said, else what kind of refusal it is."""
+        return self.text or self.why.name.lower().replace("_", " ")
 
 
 class Duplicate(int):
@@ -65,6 +71,9 @@ class Source(NamedTuple):
 
     stream: str
     sequence: int
+
+    def __str__(self) -> str:
+        return f"{self.sequence} of {self.stream}"
 
 
 class QueueKind(Enum):
@@ -236,9 +245,14 @@ class Orphans(Protocol):
 
 
 class PublishedEvent(Protocol):
-    """An event handed to the dispatcher, unacknowledged; `event` is None when nobody can read it (`reason`)."""
+    """An event handed to the dispatcher, unacknowledged; `event` is None when nobody can read it (`reason`).
+
+    `data` and `headers` are those of the message.
+    """
 
     source: Source
+    data: bytes
+    headers: Mapping[str, str]
     event: Event | None
     reason: str
     deliveries: int

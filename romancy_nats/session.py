@@ -26,6 +26,7 @@ from romancy_nats.errors import (
     InstanceNotFoundError,
     InvalidNameError,
     PayloadError,
+    PermissionDeniedError,
     RomancyError,
     ServerUnavailableError,
     UpdateRejectedError,
@@ -80,12 +81,17 @@ class Session:
     async def start(self, key: InstanceKey, data: bytes, headers: Mapping[str, str]) -> int:
         """Put a start into the queue; returns its sequence, or that of the equal one that was there before."""
         sequence = await self._put(key, data, headers)
-        if not isinstance(sequence, Duplicate) or await self.start_at(sequence) is not None:
-            return sequence
-        if await self.record(key) is not None:
+        if not isinstance(sequence, Duplicate) or not await self._is_forgotten(key, sequence):
             return sequence
         # It has ended, and its retention has passed, before the server forgot the message id: the id is free again.
         return await self._put(key, data, {**headers, MESSAGE_ID: f"{key.token}:{self.world.chance.id()}"})
+
+    async def _is_forgotten(self, key: InstanceKey, sequence: int) -> bool:
+        """Whether a start that the server has seen before is neither in the queue nor an instance."""
+        try:
+            return await self.start_at(sequence) is None and await self.record(key) is None
+        except PermissionDeniedError:
+            return False
 
     async def _put(self, key: InstanceKey, data: bytes, headers: Mapping[str, str]) -> int:
         remedy = f"start it again with options(id={key.id!r}): the same id is one instance"
@@ -115,6 +121,13 @@ class Session:
     async def record(self, key: InstanceKey) -> Held | None:
         """The record of an instance, None while nobody claimed it."""
         return await read_record(self.world, key)
+
+    async def record_if_allowed(self, key: InstanceKey) -> Held | None:
+        """The same, None also for credentials that may start workflows but not look at them."""
+        try:
+            return await read_record(self.world, key)
+        except PermissionDeniedError:
+            return None
 
     async def scan(self, workflow: str | None = None, id: str | None = None) -> AsyncGenerator[Listed]:
         """Records, of one workflow or one id if named."""

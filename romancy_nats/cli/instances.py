@@ -97,7 +97,7 @@ def start(
         async with connected(url, namespace) as client:
             session = session_of(client)
             key = InstanceKey(workflow, id if id is not None else session.world.chance.id())
-            if id is not None and (held := await session.record(key)) is not None:
+            if id is not None and (held := await session.record_if_allowed(key)) is not None:
                 note(
                     f"{key!r} exists already ({held.record.status}); another input for it would be a conflict"
                 )

@@ -17,6 +17,8 @@ from romancy_nats.errors import ConfigurationError, PayloadError
 
 OnConflict = Literal["join", "fail", "restart_ended"]
 _CONFLICTS = get_args(OnConflict)
+RESTART_REJECTED = "restart_rejected"
+"""What the start of a redriven dead letter says: it runs if its id was rejected, else it joins. Never a second run."""
 _MICROSECONDS = 1_000_000
 _LONGEST_SECONDS = 1e9
 _LATEST = datetime(2100, 1, 1, tzinfo=UTC)
@@ -54,7 +56,7 @@ class StartOptions:
 
     id: str | None = None
     timeout: float | None = None
-    on_conflict: OnConflict = "join"
+    on_conflict: OnConflict | Literal["restart_rejected"] = "join"
     start_delay: float = 0.0
     start_at: int = 0
     attributes: Mapping[str, Any] = field(default_factory=_nothing)
@@ -110,11 +112,11 @@ class StartOptions:
 def read_options(headers: Mapping[str, str]) -> StartOptions:
     """The options in the headers of a start of any origin; raises PayloadError."""
     conflict = headers.get(CONFLICT) or "join"
-    if conflict not in _CONFLICTS:
+    if conflict not in (*_CONFLICTS, RESTART_REJECTED):
         raise PayloadError(f"header {CONFLICT} is one of {', '.join(_CONFLICTS)}, not {conflict!r}")
     return StartOptions(
         timeout=_seconds(headers, TIMEOUT),
-        on_conflict=cast("OnConflict", conflict),
+        on_conflict=cast("OnConflict | Literal['restart_rejected']", conflict),
         start_delay=_seconds(headers, START_DELAY) or 0.0,
         start_at=_moment(headers.get(START_AT, "")),
         attributes=_object(headers, ATTRIBUTES),

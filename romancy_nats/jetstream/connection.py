@@ -295,12 +295,16 @@ class Connection:
 
     def was_denied(self, what: str, subject: str) -> None:
         """The server said so on the side: the request itself would only time out."""
+        heard = False
         if what == "publish":
-            self._mux.deny(subject, partial(denied, what))
+            heard = self._mux.deny(subject, partial(denied, what))
             for hook in self.on_denied:
                 self._loop.call_soon(hook, subject, denied(what, subject))
         elif subject == self._mux.wildcard.lower():
             self._mux.deny_all(denied(what, self._mux.wildcard))
+            heard = True
+        # Whoever waits for an answer says it in its own words, or does without.
+        _log.log(logging.DEBUG if heard else logging.WARNING, "%s: %s", self.url, denied(what, subject))
 
     # --- what the server must be
 

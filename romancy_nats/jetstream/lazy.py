@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 
 from romancy_nats.core.cloudevents import Event
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord
-from romancy_nats.errors import StreamMissingError
+from romancy_nats.errors import PermissionDeniedError, StreamMissingError
 from romancy_nats.jetstream import provision
 from romancy_nats.jetstream.connection import Connection
 from romancy_nats.jetstream.events import JetStreamEvents
@@ -50,12 +51,16 @@ class Namespace:
         return self._found
 
     async def provide(self) -> None:
-        """All its streams are there when this returns. Raises StreamMissingError, ConfigurationError."""
+        """All its streams are there when this returns. Raises StreamMissingError, ConfigurationError.
+
+        Credentials that may publish starts and events alone may not look: then the answer to the write tells.
+        """
         if self._complete:
             return
         async with self._providing:
             if not self._complete:
-                self._found = await self._made()
+                with suppress(PermissionDeniedError):
+                    self._found = await self._made()
                 self._complete = True
 
     async def _made(self) -> Topology:

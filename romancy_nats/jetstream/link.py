@@ -250,7 +250,6 @@ class Link:
             _log.error("a message handler failed; this is a bug", exc_info=error)
 
     def _deny(self, what: str, subject: str) -> None:
-        _log.warning("%s denies these credentials the %s to %s", self.url, what, subject)
         if what == "subscription":
             for subscription in self._subscriptions:
                 if subscription.subject.lower() == subject:

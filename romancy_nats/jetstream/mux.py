@@ -92,15 +92,22 @@ class Mux:
         self.give_up_lost()
         self._lasting.clear()
 
-    def deny(self, subject: str, error: Callable[[str], PermissionDeniedError]) -> None:
-        """The server denied publishing to `subject`, which it names in lower case (nats-py folds it)."""
+    def deny(self, subject: str, error: Callable[[str], PermissionDeniedError]) -> bool:
+        """The server denied publishing to `subject`, which it names in lower case (nats-py folds it).
+
+        Returns whether anybody waits for an answer, and so gets this one.
+        """
+        heard = False
         denied = [token for token, route in self._open.items() if route[3].lower() == subject]
         for token in denied:
             done, _, _, asked = self._open.pop(token)
             self._defer(done, Reply(b"", None, error(asked)))
+            heard = True
         for done, asked in self._lasting.values():
             if asked.lower() == subject:
                 self._defer(done, Reply(b"", None, error(asked)))
+                heard = True
+        return heard
 
     def deny_all(self, error: PermissionDeniedError) -> None:
         """The server denied the inbox itself: no answer can ever come."""

@@ -76,8 +76,8 @@ async def ensure_streams(
 ) -> Topology:
     """Create what is missing; the answer has the namespace's own number of shards, whatever `shards` says.
 
-    Raises StreamMissingError when something is missing that these credentials may not create, ConfigurationError
-    when a stream differs in what must be right.
+    Raises StreamMissingError when something is missing that these credentials may not create, PermissionDeniedError
+    when they may not even look, ConfigurationError when a stream differs in what must be right.
     """
     topology = Topology(namespace, shards, replicas, storage)
     # Shard 0 first: whoever creates it decides how many there are.
@@ -168,14 +168,17 @@ async def apply(connection: Connection, topology: Topology, *, tunable: bool = F
 
 
 async def _create(connection: Connection, spec: StreamSpec) -> _Outcome:
+    blind: PermissionDeniedError | None = None
     try:
         if await _stream_info(connection, spec.name) is not None:
             return _Outcome.THERE
-    except PermissionDeniedError:
-        _log.debug("these credentials may not look at stream %s", spec.name)
+    except PermissionDeniedError as error:
+        blind = error
     try:
         answer = await ask(connection, f"STREAM.CREATE.{spec.name}", spec.config, API_TIMEOUT)
-    except PermissionDeniedError:
+    except PermissionDeniedError as error:
+        if blind is not None:
+            raise blind from error
         return _Outcome.DENIED
     if answer.code == STREAM_EXISTS:
         return _Outcome.THERE  # somebody else was faster

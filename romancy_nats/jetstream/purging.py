@@ -15,5 +15,5 @@ async def purge(connection: Connection, stream: str, subject: str) -> WriteReply
     except ServerUnavailableError:
         return None
     except PermissionDeniedError as error:
-        return Refused(Refusal.OTHER, str(error))
+        return Refused(Refusal.DENIED, str(error))
     return Refused(Refusal.OTHER, f"{answer.text} ({answer.code})") if answer.code else 1

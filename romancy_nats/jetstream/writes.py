@@ -43,7 +43,7 @@ def outcome(reply: Reply | None, prefix: bytes = b"") -> WriteReply:
 
 def _slow_outcome(reply: Reply) -> WriteReply:
     if reply.denied is not None:
-        return Refused(Refusal.OTHER, str(reply.denied))
+        return Refused(Refusal.DENIED, str(reply.denied))
     if reply.no_responders:
         # No stream, or no leader of it: the first shows at start, the second passes.
         return None
@@ -99,4 +99,4 @@ async def _write_later(
     except ServerUnavailableError:
         return None
     except PermissionDeniedError as error:
-        return Refused(Refusal.OTHER, str(error))
+        return Refused(Refusal.DENIED, str(error))

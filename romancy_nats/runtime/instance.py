@@ -513,7 +513,7 @@ class Instance:
                     if reply.why is Refusal.TOO_LARGE:
                         self._cannot_commit(reply)
                         return
-                    if reply.why is Refusal.OTHER:
+                    if reply.why in (Refusal.OTHER, Refusal.DENIED):
                         # A full disk, say: whoever loads it anew does its activities again, so not in a hot loop.
                         await asyncio.sleep(_AFTER_A_REFUSAL)
                     self.owner.memory_lost(self)

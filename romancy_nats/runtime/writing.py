@@ -15,7 +15,13 @@ import anyio
 
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord
-from romancy_nats.errors import ConnectionLostError, PayloadError, ServerUnavailableError, StorageError
+from romancy_nats.errors import (
+    ConnectionLostError,
+    PayloadError,
+    PermissionDeniedError,
+    ServerUnavailableError,
+    StorageError,
+)
 from romancy_nats.ports import Held, Refusal, Refused, World, WriteReply
 
 T = TypeVar("T")
@@ -72,7 +78,7 @@ async def publish(
     """Send again, unchanged, until the server answers (L3); the message id makes that harmless.
 
     Returns the sequence, a `Duplicate` where the message was there before the first try. `remedy` tells a client that
-    gives up how to send it again without a second effect. Raises PayloadError, StorageError.
+    gives up how to send it again without a second effect. Raises PayloadError, PermissionDeniedError, StorageError.
     """
     async with answered_in_time(world, f"{what} may or may not have been stored; {remedy}"):
         return await until_stored(write, what)
@@ -92,7 +98,9 @@ async def until_stored(write: Callable[[], Awaitable[WriteReply]], what: str) ->
         if isinstance(reply, Refused):
             if reply.why is Refusal.TOO_LARGE:
                 raise PayloadError(f"{what} is larger than the server takes ({reply.text})")
-            raise StorageError(f"the server refused {what}: {reply.text or reply.why.name}")
+            if reply.why is Refusal.DENIED:
+                raise PermissionDeniedError(f"{what} is refused: {reply.text}")
+            raise StorageError(f"the server refused {what}: {reply}")
         unanswered = True
         await anyio.sleep(pause)
         pause = min(pause * 2, _LONGEST_PAUSE)
