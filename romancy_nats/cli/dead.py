@@ -64,9 +64,9 @@ def list_letters(
         print_json([_plain(one) for one in found])
         return
     print_rows(
-        ("number", "workflow", "parked", "from", "size", "reason"),
+        ("number", "workflow", "id", "parked", "from", "size", "reason"),
         (
-            (one.number, one.workflow, moment(one.parked_at), one.origin, len(one.data), one.reason)
+            (one.number, one.workflow, one.id, moment(one.parked_at), one.origin, len(one.data), one.reason)
             for one in found
         ),
         empty="no dead letters",
@@ -201,6 +201,7 @@ def _plain(letter: Letter) -> dict[str, object]:
     return {
         "number": letter.number,
         "workflow": letter.workflow,
+        "id": letter.id,
         "parked_at": moment(letter.parked_at),
         "from": letter.origin,
         "size": len(letter.data),

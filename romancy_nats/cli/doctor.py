@@ -68,7 +68,7 @@ def doctor(url: Url = None, namespace: Namespace = None, as_json: AsJson = False
 
 
 def _workflow(one: Standing) -> Finding:
-    told = [f"{one.workers} workers", f"{one.queued} queued"]
+    told = [f"{one.workers} worker{'' if one.workers == 1 else 's'}", f"{one.queued} queued"]
     told += [f"{number} {status}" for status, number in sorted(one.statuses.items())]
     trouble: list[str] = []
     if not one.workers and (one.queued or one.live):

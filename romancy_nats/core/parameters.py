@@ -289,7 +289,8 @@ class Parameters:
             named[name] = read(slot.codec, value)
         missing = [name for name in self._required if name not in taken and name not in named]
         if missing:
-            raise PayloadError(f"{self.name}() misses the argument {', '.join(map(repr, missing))}")
+            what = "argument" if len(missing) == 1 else "arguments"
+            raise PayloadError(f"{self.name}() misses the {what} {', '.join(map(repr, missing))}")
         return found, named
 
     def _encode_plain(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:

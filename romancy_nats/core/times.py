@@ -32,6 +32,15 @@ def seconds(duration: Duration, what: str = "a duration") -> float:
     return value
 
 
+def span(seconds: float) -> str:
+    """A duration for people, in the largest unit of which it is a whole number: "1 day", "90 s"."""
+    for name, size in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds >= size and seconds % size == 0:
+            number = seconds / size
+            return f"{number:,.0f} {name}" + ("" if number == 1 else "s")
+    return f"{seconds:,g} s"
+
+
 def finite(number: float) -> float:
     """The number as a float; an integer that no float can hold becomes the largest float of its sign."""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from romancy_nats.core.headers import (
@@ -14,9 +15,13 @@ from romancy_nats.core.headers import (
     ORIGIN_SEQUENCE,
     ORIGIN_STREAM,
     REASON,
+    TOKEN,
     TRUNCATED,
+    derived_id,
+    named_id,
 )
-from romancy_nats.core.ids import InstanceKey, decode_token
+from romancy_nats.core.ids import InstanceKey, decode_token, encode_token
+from romancy_nats.core.start_options import RESTART_REJECTED
 from romancy_nats.errors import InvalidNameError, ServerError, StorageError
 from romancy_nats.jetstream import stored
 from romancy_nats.jetstream.api import MESSAGE_MISSING, ask
@@ -27,6 +32,8 @@ from romancy_nats.jetstream.writes import ack_prefix, write
 from romancy_nats.ports import Refused
 
 _PAGE = 100
+_NONE = frozenset({"_", "_events"})
+"""What stands in the subject of a letter for no workflow."""
 _TRIES = 5
 _OURS = frozenset(
     {REASON, ORIGIN_STREAM, ORIGIN_SEQUENCE, ORIGIN_MESSAGE_ID, ORIGIN_ID, TRUNCATED, DROPPED_HEADERS}
@@ -54,6 +61,15 @@ class Letter:
     def origin(self) -> str:
         """The stream it came from; "" when that is not recorded."""
         return self.headers.get(ORIGIN_STREAM, "")
+
+    @property
+    def id(self) -> str:
+        """The instance that it was for; "" when it names none."""
+        with suppress(InvalidNameError):
+            if (key := _instance(self)) is not None:
+                return key.id
+            return named_id(self.headers) or ""
+        return ""
 
     @property
     def own_headers(self) -> dict[str, str]:
@@ -99,14 +115,15 @@ class DeadLetters:
     def _letter(self, found: Stored) -> Letter:
         workflow = self._subjects.read_workflow(found.subject)
         return Letter(
-            found.sequence, "" if workflow == "_" else workflow, found.time, found.data, found.headers
+            found.sequence, "" if workflow in _NONE else workflow, found.time, found.data, found.headers
         )
 
     async def redrive(self, letter: Letter) -> str:
         """Send it back to where it came from, then delete the letter; "" when done, else why it cannot be sent.
 
-        Doing it twice is harmless: the message id is that of the letter. Raises StorageError, ServerUnavailableError;
-        the letter is still there then.
+        Doing it twice is harmless, at any time later: the message id is that of the letter, and a start has the id that
+        it had at first. (One that asks for `restart_ended` itself does restart after two minutes.) Raises
+        StorageError, ServerUnavailableError; the letter is still there then.
         """
         if cut := letter.headers.get(TRUNCATED):
             return f"it was cut when it was parked: it had {int(cut):,} bytes, {len(letter.data):,} are left"
@@ -115,8 +132,8 @@ class DeadLetters:
             return f"what came from {letter.origin or 'an unknown place'} cannot be sent back: {self._why_not(letter)}"
         subject, message_id = target
         headers = letter.own_headers | {MESSAGE_ID: message_id}
-        if letter.origin == self._subjects.start_stream and letter.reason.startswith(_LEAVES_A_RECORD):
-            headers[CONFLICT] = "restart_ended"
+        if letter.origin == self._subjects.start_stream:
+            headers |= _start_headers(letter)
         await self._send(subject, letter, headers)
         await self.delete(letter.number)
         return ""
@@ -126,9 +143,7 @@ class DeadLetters:
             # The same message until the server answers; "stored before" is as good as stored (L3).
             reply = await write(self._connection, subject, letter.data, headers, ack_prefix(letter.origin))
             if isinstance(reply, Refused):
-                raise StorageError(
-                    f"the server refused dead letter {letter.number}: {reply.text or reply.why.name}"
-                )
+                raise StorageError(f"the server refused dead letter {letter.number}: {reply}")
             if reply is not None:
                 return
         raise StorageError(
@@ -159,6 +174,17 @@ class DeadLetters:
         if answer.code == MESSAGE_MISSING or await stored.at(self._connection, self._stream, number) is None:
             return False
         raise ServerError(f"cannot delete dead letter {number}: {answer.text} ({answer.code})")
+
+
+def _start_headers(letter: Letter) -> dict[str, str]:
+    """What makes a start count once, however often and however late it is sent back."""
+    found: dict[str, str] = {}
+    with suppress(InvalidNameError):
+        if named_id(letter.headers) is None and (sequence := letter.headers.get(ORIGIN_SEQUENCE)):
+            found[TOKEN] = encode_token(derived_id(letter.origin, int(sequence)))
+    if letter.reason.startswith(_LEAVES_A_RECORD) and letter.headers.get(CONFLICT) != "restart_ended":
+        found[CONFLICT] = RESTART_REJECTED
+    return found
 
 
 def _instance(letter: Letter) -> InstanceKey | None:

@@ -33,11 +33,13 @@ _KEPT = "never"
 class Dispatched:
     """Implements `ports.PublishedEvent`. An ack within 50 ms of a server's kill may be lost: it comes again."""
 
-    __slots__ = ("_message", "deliveries", "event", "reason", "source", "subject")
+    __slots__ = ("_message", "data", "deliveries", "event", "headers", "reason", "source", "subject")
 
     def __init__(self, message: Delivered, type: str | None) -> None:
         self._message = message
         self.source = Source(message.stream, message.sequence)
+        self.data = message.data
+        self.headers = message.headers
         self.deliveries = message.deliveries
         self.subject = message.subject
         self.event: Event | None = None

@@ -33,7 +33,7 @@ async def write_letter(world: World, letter: DeadLetter) -> bool:
             "message %s of %r cannot be parked (%s); it was to be, because: %s",
             letter.source,
             letter.workflow,
-            reply.text or reply.why.name,
+            reply,
             letter.reason,
         )
         return False

@@ -16,7 +16,6 @@ from romancy_nats.ports import DeadLetter, Message, PublishedEvent, Refusal, Ref
 _log = logging.getLogger("romancy.worker")
 _MOST = 64
 _AT_ONCE = 256
-_PARKED_AS = "_events"
 
 _Line = tuple[str, str | None]
 
@@ -125,17 +124,20 @@ class Dispatcher:
             letter = DeadLetter(
                 registration.key.workflow,
                 f"event {published.source}: {reply.text}",
-                b"",
-                {},
+                published.data,
+                published.headers,
                 published.source,
+                registration.key.id,
             )
+            _log.warning("event %s is parked for %r: %s", published.source, registration.key, reply)
             reply = await self._world.queues.park(letter)
         if isinstance(reply, int):
             return ""
         return "unanswered" if reply is None else reply.text
 
     async def _park(self, published: PublishedEvent, reason: str) -> None:
-        letter = DeadLetter(_PARKED_AS, reason, b"", {}, published.source)
+        letter = DeadLetter("", reason, published.data, published.headers, published.source)
+        _log.warning("event %s is parked: %s", published.source, reason)
         if isinstance(await self._world.queues.park(letter), int):
             published.ack()
         else:

@@ -175,7 +175,9 @@ class Engine:
             except BaseException as error:
                 if is_own_cancel(error):
                     raise
-                _log.error("%r of this worker broke; it goes on\n%s", run, Failure.of(error).traceback)
+                name = getattr(getattr(run, "func", run), "__qualname__", "a loop")
+                _log.error("%s of this worker broke; it goes on
+%s", name, Failure.of(error).traceback)
                 if is_cancelled():
                     # It broke over its cancellation: a drain waits for its end.
                     raise asyncio.CancelledError from error
@@ -496,12 +498,12 @@ class Engine:
                 async with asyncio.timeout(_SETTLING):
                     at_rest = instance.waits and not instance.woken and idle(instance.execution)
                     await self._rest(instance, let_go=not at_rest)
-            except BaseException as error:
-                # The boundary: the others, and the lease, are let go all the same.
-                if is_own_cancel(error):
-                    raise
-                text = "%r could not be let go (%s); whoever takes it over reads its history"
-                _log.warning(text, instance.key, shown(error))
+                name = getattr(getattr(run, "func", run), "__qualname__", "a loop")
+                _log.error("%s of this worker broke; it goes on
+%s", name, Failure.of(error).traceback)
+                if is_cancelled():
+                    # It broke over its cancellation: a drain waits for its end.
+                    raise asyncio.CancelledError from error
                 self.memory_lost(instance)
 
     async def _ended_rests(self) -> None:

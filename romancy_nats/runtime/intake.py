@@ -10,6 +10,7 @@ from romancy_nats.core.headers import NOTIFY, REPLY_TO, derived_id, named_id
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.limits import MAX_VALUE
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
+from romancy_nats.core.start_options import RESTART_REJECTED
 from romancy_nats.core.starting import StartRequest, read_start
 from romancy_nats.errors import InvalidNameError, StartRejectedError
 from romancy_nats.ports import Delivery, Held, Refusal, Refused
@@ -171,14 +172,13 @@ class Intake:
 
     async def _conflict(self, request: StartRequest, delivery: Delivery) -> None:
         text = f"instance {request.key.id!r} exists with another input"
-        _log.warning("a start of %r is parked: %s; use another id, or the same arguments", request.key, text)
-        await self._ownership.park(delivery, f"InstanceConflictError: {text}")
+        reason = f"InstanceConflictError: {text}; use another id, or the same arguments"
+        await self._ownership.park(delivery, reason, request.key.id)
         self._engine.world.wire.notify(request.notify, b"")
         self._answer(request.reply_to, {"error": "InstanceConflictError", "message": text})
 
     async def _reject(self, delivery: Delivery, error: StartRejectedError) -> None:
         """A start that can never run: park it with the reason, and leave a record for whoever waits by id."""
-        _log.warning("a start of %r is rejected: %s", delivery.workflow, error.message)
         try:
             id = named_id(delivery.headers)
         except InvalidNameError:
@@ -186,7 +186,7 @@ class Intake:
         if id is not None:
             key = InstanceKey(delivery.workflow, id)
             await record_rejection(self._engine.world, key, error.message, delivery.time)
-        await self._ownership.park(delivery, f"StartRejectedError: {error.message}")
+        await self._ownership.park(delivery, f"StartRejectedError: {error.message}", id or "")
         self._engine.world.wire.notify(delivery.headers.get(NOTIFY, ""), b"")
         reply_to = delivery.headers.get(REPLY_TO, "")
         self._answer(reply_to, {"error": "StartRejectedError", "message": error.message})
@@ -198,6 +198,8 @@ class Intake:
 
 def _restarts(request: StartRequest, delivery: Delivery, record: InstanceRecord) -> bool:
     """Whether this start wants an ended instance again, and has not been its start before."""
+    if request.options.on_conflict == RESTART_REJECTED:
+        return record.status is InstanceStatus.REJECTED
     if request.options.on_conflict != "restart_ended" or not record.status.ended:
         return False
     if not record.start:

@@ -6,11 +6,11 @@ import asyncio
 import difflib
 import logging
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from romancy_nats.core.headers import derived_id, named_id
 from romancy_nats.core.ids import MAX_NAME_CHARACTERS, InstanceKey
+from romancy_nats.core.times import span
 from romancy_nats.errors import InvalidNameError, PermissionDeniedError, RomancyError, StorageError
 from romancy_nats.ports import DeadLetter, Delivery, Refused, Unclaimed
 from romancy_nats.runtime.rejection import record_rejection
@@ -69,7 +69,7 @@ class Orphans:
         return f"workflow {_short(one.workflow)!r}, which no worker has{hint}"
 
     def _remedy(self) -> str:
-        after = timedelta(seconds=self._engine.tuning.unknown_workflow_after)
+        after = span(self._engine.tuning.unknown_workflow_after)
         return f"start a worker with it, or send them to the right name; {after} after their arrival they are parked"
 
     # --- parking
@@ -90,13 +90,14 @@ class Orphans:
                 )
 
     async def _park(self, one: Unclaimed, delivery: Delivery) -> None:
-        after = timedelta(seconds=self._engine.tuning.unknown_workflow_after)
+        after = span(self._engine.tuning.unknown_workflow_after)
         reason = f"no worker came for it within {after}: {self._reason(one)}"
         world, source = self._engine.world, delivery.source
         workflow = _short(one.workflow or one.token)
-        letter = DeadLetter(workflow, reason, delivery.data, delivery.headers, source)
         # In this order a crash in between repeats what is harmless to repeat, and loses nothing (L9).
         key = _key(one.workflow, delivery)
+        id = "" if key is None else key.id
+        letter = DeadLetter(workflow, reason, delivery.data, delivery.headers, source, id)
         if key is not None:
             await record_rejection(world, key, reason, delivery.time)
         reply = await world.queues.park(letter)

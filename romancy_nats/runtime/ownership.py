@@ -110,10 +110,12 @@ class Ownership:
         else:
             instance.take_up(instance.execution.owed)
 
-    async def park(self, delivery: Delivery, reason: str) -> None:
-        """Write the dead letter, then acknowledge: nothing is lost in between (L9)."""
-        letter = DeadLetter(
-            delivery.workflow, reason, delivery.data, delivery.headers, delivery.source, delivery.id
+    async def park(self, delivery: Delivery, reason: str, id: str = "") -> None:
+        """Write the dead letter, then acknowledge: nothing is lost in between (L9). `id` is the instance's."""
+        id = id or delivery.id
+        letter = DeadLetter(delivery.workflow, reason, delivery.data, delivery.headers, delivery.source, id)
+        _log.warning(
+            "message %s for %s/%s is parked: %s", delivery.source, delivery.workflow, id or "?", reason
         )
         if await write_letter(self.engine.world, letter):
             delivery.ack()

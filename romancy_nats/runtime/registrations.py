@@ -101,7 +101,7 @@ class Registrations(Part):
             return "the server did not answer"
         # Refused as stale it is registered: the first registration counts, a later one would miss events.
         if isinstance(reply, Refused) and not (register and reply.why is Refusal.STALE):
-            return reply.text or reply.why.name
+            return str(reply)
         return ""
 
 

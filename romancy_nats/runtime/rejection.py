@@ -17,7 +17,7 @@ async def record_rejection(world: World, key: InstanceKey, reason: str, created:
     """Create a `rejected` record, unless the id belongs to an instance already: that one is not to be disturbed."""
     rejected = InstanceStatus.REJECTED
     if not await end_unclaimed(world, key, rejected, reason, "StartRejectedError", created=created):
-        _log.info("no rejected record for %r: the id is taken", key)
+        _log.debug("no rejected record for %r: the id is taken", key)
 
 
 async def end_unclaimed(

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 import secrets
 from pathlib import Path
 
@@ -163,7 +164,7 @@ def test_every_logger_of_the_package_adds_the_fields() -> None:
 
 
 OWN = """
-import logging
+import asyncio, logging
 from contextlib import asynccontextmanager
 from romancy_nats import App, WorkflowContext, activity, workflow
 
@@ -179,12 +180,21 @@ async def hello(ctx: WorkflowContext, name: str) -> str:
     await ctx.run(greet, name)
     raise ValueError({("a", 1): name})
 
+@activity
+async def sit() -> None:
+    logging.getLogger("greeter").warning("sitting")
+    await asyncio.sleep(600)
+
+@workflow
+async def sits(ctx: WorkflowContext) -> None:
+    await ctx.run(sit)
+
 @asynccontextmanager
 async def broken():
     raise LookupError("no database at\\nlocalhost")
     yield
 
-app = App("greeter", workflows=[hello])
+app = App("greeter", workflows=[hello, sits])
 down = App("greeter", workflows=[hello], lifespan=broken)
 """
 
@@ -234,3 +244,21 @@ def test_a_fatal_error_of_a_worker_is_one_readable_line(cli: Cli) -> None:
     done = cli("worker", "greeter:down", "--log-level", "debug", exit=1, traceback=True)
     assert "Traceback (most recent call last)" in done.stderr
     assert "ROMANCY_SHARDS: " in cli.complaint("worker", "greeter:app", exit=2, ROMANCY_SHARDS="many")
+
+
+def test_a_takeover_after_a_kill_is_one_line_for_each_instance(cli: Cli) -> None:
+    short = {"ROMANCY_LEASE_TTL": "1", "ROMANCY_GRACE": "0.1"}
+    with cli.running("worker", "greeter:app", ROMANCY_WORKER_ID="till 3", **short) as first:
+        for id in ("a", "b"):
+            cli("start", "sits", "--id", id)
+        until_true(lambda: first.log.count("sitting") == 2)
+        with cli.running("worker", "greeter:app", ROMANCY_WORKER_ID="till 4", **short) as second:
+            first.process.kill()
+            until_true(lambda: second.log.count("sitting") == 2)
+            assert second.terminate() == 0
+    lines = [line for line in second.log.splitlines() if "taken over" in line]
+    assert len(lines) == 2, second.log
+    for id in ("a", "b"):
+        [line] = [line for line in lines if f"sits/{id}" in line]
+        assert re.search(rf" INFO +romancy.worker \[till 4\] sits/{id}: taken over from \S+", line)
+    assert "taken over" not in first.log

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import anyio
 import pytest
@@ -23,9 +25,18 @@ from romancy_nats import (
 )
 from romancy_nats.cli.main import run
 from romancy_nats.client import session_of
-from tests.integration.place import Place, until_status
+from romancy_nats.core.ids import InstanceKey
+from romancy_nats.jetstream.api import ask
+from romancy_nats.jetstream.connection import Connection
+from romancy_nats.jetstream.dead_letters import DeadLetters
+from romancy_nats.jetstream.subjects import Subjects
+from romancy_nats.jetstream.writes import ack_prefix, write
+from romancy_nats.ports import Message
+from tests.integration.place import Place, until, until_status
 
 pytestmark = pytest.mark.anyio
+FORGOTTEN = 0.2
+"""Seconds until the server of a test has forgotten the id of a message."""
 
 
 @activity(retry=RetryPolicy(max_attempts=9, initial_interval=3600, max_interval=3600))
@@ -241,6 +252,132 @@ async def test_dead_letters_are_listed_shown_redriven_and_deleted(place: Place, 
         assert (await romancy("dead", "delete", "--workflow", "order")).out.count("deleted") == 1
         assert await romancy("dead", "list", "--json") == []
         assert "which letters" in (await romancy("dead", "redrive", exit=2)).err
+
+
+async def test_each_letter_is_one_line_of_the_log_and_names_its_instance(
+    place: Place, romancy: Command, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "romancy")
+    body = b"\xff not json"
+    async with place.client() as client, place.worker(order):
+        queues = session_of(client).world.queues
+        await bare(client, "order", "odd", b"{odd")
+        await bare(client, "order", "odd", b"{odder")
+        await bare(client, "order", "taken", b'{"amount": 1}')
+        await bare(client, "order", "taken", b'{"amount": 2}')
+        await queues.start("order", b'{"amount": []}', {"Romancy-Instance-Id": "x" * 200})
+        await queues.send(Message(InstanceKey("order", "taken"), "nonsense", b"junk", "id-7"))
+        async with Connection.open(place.url) as connection:
+            stream = f"{place.namespace.upper()}_EVENTS"
+            subject = f"{place.namespace}.event.paid"
+            headers = {"ce-id": "2", "ce-specversion": "1.0", "ce-type": "paid", "ce-source": "x"}
+            more = {"content-type": "application/json", "Own": "kept"}
+            assert isinstance(
+                await write(connection, subject, body, {**headers, **more}, ack_prefix(stream)), int
+            )
+        await until_letters(romancy, 6)
+    letters = await romancy("dead", "list", "--json")
+    assert sorted((one["workflow"], one["id"]) for one in letters) == [
+        ("", ""),
+        ("order", ""),
+        ("order", "odd"),
+        ("order", "odd"),
+        ("order", "taken"),
+        ("order", "taken"),
+    ]
+    lines = [record.getMessage() for record in caplog.records if "parked" in record.getMessage()]
+    assert len(lines) == len(letters)
+    for letter in letters:
+        named = f"order/{letter['id'] or '?'}" if letter["workflow"] else "event"
+        assert [line for line in lines if named in line and letter["reason"] in line], letter
+    told = [
+        one
+        for one in caplog.records
+        if one.levelname in ("INFO", "WARNING") and "rejected" in one.getMessage()
+    ]
+    assert not told, "one line for one fact"
+    [event] = [one["number"] for one in letters if not one["workflow"]]
+    shown = await romancy("dead", "show", str(event), "--json")
+    assert shown["headers"]["Own"] == "kept"
+    assert shown["size"] == len(body)
+
+
+async def test_a_letter_sent_back_twice_around_a_crash_runs_once(place: Place, romancy: Command) -> None:
+    ran: list[str] = []
+
+    @activity(name="note")
+    async def note(text: str) -> None:
+        ran.append(text)
+
+    @workflow(name="order")
+    async def noting(ctx: WorkflowContext, amount: str) -> str:
+        await ctx.run(note, amount)
+        return amount
+
+    async with place.client() as client:
+        async with place.worker(order):
+            for number, id in enumerate(["named", None, "again"]):
+                # The server recognises a message by its id within a window only: what comes later is told by us.
+                headers = {} if id is None else {"Romancy-Instance-Id": id}
+                if id == "again":
+                    headers["Romancy-On-Conflict"] = "fail"
+                body = b'{"amount": "many %d"}' % number
+                assert isinstance(await session_of(client).world.queues.start("order", body, headers), int)
+            await until_letters(romancy, 3)
+        async with Connection.open(place.url) as connection:
+            await forget_quickly(connection, place)
+            letters = DeadLetters(connection, Subjects(place.namespace))
+            found = [letter async for letter in letters.letters("order")]
+            async with place.worker(noting):
+                for again in range(3):
+                    for letter in found:
+                        # The process is gone between the two steps: the letter stays, the message was sent.
+                        with patch.object(letters, "delete", crash), pytest.raises(ConnectionResetError):
+                            await letters.redrive(letter)
+                    await until(lambda: len(ran) >= 3)
+                    await until_count(client, "completed", 3)
+                    if again < 2:
+                        await asyncio.sleep(FORGOTTEN * 2)
+                for letter in found:
+                    assert await letters.redrive(letter) == ""
+                await until_idle(connection, place)
+    assert sorted(ran) == ["many 0", "many 1", "many 2"]
+    assert await romancy("dead", "list", "--workflow", "order", "--json") == []
+
+
+async def crash(number: int) -> bool:
+    raise ConnectionResetError(f"no more, with letter {number} still there")
+
+
+async def forget_quickly(connection: Connection, place: Place) -> None:
+    """Let the server forget the ids of starts after a moment, as it does after two minutes."""
+    stream = f"{place.namespace.upper()}_START"
+    config = (await ask(connection, f"STREAM.INFO.{stream}")).part("config")
+    answer = await ask(
+        connection, f"STREAM.UPDATE.{stream}", {**config, "duplicate_window": int(FORGOTTEN * 1e9)}
+    )
+    assert not answer.code, answer.text
+
+
+async def until_idle(connection: Connection, place: Place) -> None:
+    """Every start is handled."""
+    async with asyncio.timeout(20):
+        while (await ask(connection, f"CONSUMER.INFO.{place.namespace.upper()}_START.start_order")).body[
+            "num_pending"
+        ]:
+            await asyncio.sleep(0.05)
+
+
+async def until_letters(romancy: Command, number: int) -> None:
+    async with asyncio.timeout(20):
+        while len(await romancy("dead", "list", "--json")) < number:
+            await asyncio.sleep(0.05)
+
+
+async def until_count(client: Client, status: str, number: int) -> None:
+    async with asyncio.timeout(20):
+        while await client.count(status=status) < number:
+            await asyncio.sleep(0.05)
 
 
 async def test_the_doctor_says_where_somebody_has_to_act(place: Place, romancy: Command) -> None:

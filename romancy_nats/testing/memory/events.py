@@ -98,11 +98,13 @@ def _subject(registration: Registration, heard: Heard) -> str:
 class MemoryPublished:
     """Implements `ports.PublishedEvent`. Its type is the `id` that the stream keeps beside it."""
 
-    __slots__ = ("_delivery", "deliveries", "event", "reason", "source", "time")
+    __slots__ = ("_delivery", "data", "deliveries", "event", "headers", "reason", "source", "time")
 
     def __init__(self, delivery: Delivery) -> None:
         self._delivery = delivery
         self.source = delivery.source
+        self.data = delivery.data
+        self.headers = delivery.headers
         self.deliveries = delivery.deliveries
         self.time = delivery.time
         self.event: Event | None = None
