@@ -20,7 +20,7 @@ _INBOX_PREFIX = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
 class Settings(BaseSettings):
-    """Every setting; durations in seconds. Without `nats_url` only `app.run()` and `romancy dev` start a server."""
+    """Every setting; durations in seconds. Without `nats_url` an `App` and `romancy dev` have a server of their own."""
 
     model_config = SettingsConfigDict(env_prefix="ROMANCY_", extra="ignore")
 
