@@ -71,7 +71,9 @@ def test_the_worker_refuses_the_same_of_a_bare_start(name: str, value: Any) -> N
 
 
 @pytest.mark.parametrize(
-    "value", ["1", True, b"1", [1], {"seconds": 1}, datetime.now(UTC), object()], ids=repr
+    "value",
+    ["1", True, b"1", [1], {"seconds": 1}, datetime.now(UTC), object()],
+    ids=lambda value: type(value).__name__,
 )
 @pytest.mark.parametrize("name", ["timeout", "start_delay", "retention"])
 def test_what_is_no_duration_is_refused(name: str, value: Any) -> None:
