@@ -176,8 +176,7 @@ class Engine:
                 if is_own_cancel(error):
                     raise
                 name = getattr(getattr(run, "func", run), "__qualname__", "a loop")
-                _log.error("%s of this worker broke; it goes on
-%s", name, Failure.of(error).traceback)
+                _log.error("%s of this worker broke; it goes on\n%s", name, Failure.of(error).traceback)
                 if is_cancelled():
                     # It broke over its cancellation: a drain waits for its end.
                     raise asyncio.CancelledError from error
@@ -498,12 +497,12 @@ class Engine:
                 async with asyncio.timeout(_SETTLING):
                     at_rest = instance.waits and not instance.woken and idle(instance.execution)
                     await self._rest(instance, let_go=not at_rest)
-                name = getattr(getattr(run, "func", run), "__qualname__", "a loop")
-                _log.error("%s of this worker broke; it goes on
-%s", name, Failure.of(error).traceback)
-                if is_cancelled():
-                    # It broke over its cancellation: a drain waits for its end.
-                    raise asyncio.CancelledError from error
+            except BaseException as error:
+                # The boundary: the others, and the lease, are let go all the same.
+                if is_own_cancel(error):
+                    raise
+                text = "%r could not be let go (%s); whoever takes it over reads its history"
+                _log.warning(text, instance.key, shown(error))
                 self.memory_lost(instance)
 
     async def _ended_rests(self) -> None:
