@@ -84,7 +84,7 @@ def test_what_is_no_duration_is_refused(name: str, value: Any) -> None:
 @pytest.mark.parametrize(
     "moment",
     [datetime.fromisoformat("2026-01-01"), "2026-01-01T00:00:00Z", 17e8, timedelta(days=1), object()],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_a_start_at_without_a_zone_is_refused(moment: Any) -> None:
     with pytest.raises(ConfigurationError, match="start_at is an aware datetime"):
