@@ -70,7 +70,7 @@ def test_what_is_no_acknowledgement_is_never_success(data: bytes) -> None:
 
 def test_a_denied_write_says_what_was_denied() -> None:
     found = outcome(Reply(b"", None, PermissionDeniedError("denied to publish to x")), PREFIX)
-    assert found == Refused(Refusal.OTHER, "denied to publish to x")
+    assert found == Refused(Refusal.DENIED, "denied to publish to x")
 
 
 def test_size_counts_as_the_server_does() -> None:
