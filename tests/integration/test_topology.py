@@ -83,7 +83,7 @@ async def test_a_conflict_is_shown_and_only_apply_changes_it(
     spec = next(spec for spec in topology.streams() if spec.name == start)
     wrong = {**spec.config, "allow_direct": False, "description": "mine", "duplicate_window": 60_000_000_000}
     assert (await ask(connection, f"STREAM.CREATE.{start}", wrong)).code == 0
-    with pytest.raises(ConfigurationError, match=f"{start}: allow_direct is False, should be True"):
+    with pytest.raises(ConfigurationError, match=f"{start}: allow_direct is false, should be true"):
         await provision.ensure_streams(connection, topology.namespace, shards=2)
     found = await ask(connection, f"STREAM.INFO.{start}")
     assert found.part("config")["allow_direct"] is False
