@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from romancy_nats.core.events import (
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 _MICROSECONDS = 1_000_000
 _RETRY = "retry:"
+_BEGUN_AT_ONCE = 100
+"""Activities that begin in one pass of the loop: thousands at once would hold up the renewal of the lease (L10)."""
 
 
 class Effects(Part):
@@ -40,12 +44,19 @@ class Effects(Part):
         self.alarms = Alarms(instance.owner.world.clock)
         self.registrations = Registrations(instance)
         self.skipped = SkippedAnswers(instance)
+        self._waiting: deque[str] = deque()
+        self._next_begin: asyncio.Handle | None = None
 
     def carry_out(self, batch: Sequence[Event]) -> None:
         """Begin what a commit asked for."""
+        begun = 0
         for event in batch:
             if isinstance(event, ActivityScheduled):
-                self.begin(event.id)
+                begun += 1
+                if begun <= _BEGUN_AT_ONCE:
+                    self.begin(event.id)
+                else:
+                    self._begin_soon(event.id)
             elif isinstance(event, ActivityAbandoned):
                 self.give_up(event.id)
             elif isinstance(event, TimerStarted):
@@ -83,6 +94,27 @@ class Effects(Part):
         pending.retry_at = 0
         attempts.begin()
 
+    def begin_all(self, ids: Iterable[str]) -> None:
+        """Begin these, so many in one pass of the loop, and none of those that waited for theirs before."""
+        self._waiting = deque(ids)
+        if self._next_begin is not None:
+            self._next_begin.cancel()
+        self._begin_more()
+
+    def _begin_soon(self, id: str) -> None:
+        self._waiting.append(id)
+        if self._next_begin is None:
+            self._next_begin = asyncio.get_running_loop().call_soon(self._instance.bounded, self._begin_more)
+
+    def _begin_more(self) -> None:
+        self._next_begin = None
+        if self._instance.stalled is not None:
+            self._waiting.clear()
+        for _ in range(min(_BEGUN_AT_ONCE, len(self._waiting))):
+            self.begin(self._waiting.popleft())
+        if self._waiting:
+            self._next_begin = asyncio.get_running_loop().call_soon(self._instance.bounded, self._begin_more)
+
     def give_up(self, id: str) -> None:
         """Nobody wants its result any more."""
         attempts = self.attempts.pop(id, None)
@@ -119,6 +151,7 @@ class Effects(Part):
 
     def stop(self) -> None:
         """Give up all attempts and timers."""
+        self._waiting.clear()
         for attempts in list(self.attempts.values()):
             attempts.give_up()
         self.attempts.clear()

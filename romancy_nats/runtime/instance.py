@@ -50,6 +50,8 @@ _MICROSECONDS = 1_000_000
 _ENVELOPE_BYTES = 500
 """What is around the events of a commit."""
 _AFTER_A_REFUSAL = 5.0
+_LARGEST_STEP = 500
+"""Events after which a turn takes nothing more up: between two commits the loop does what else there is to do."""
 
 
 class Sent(NamedTuple):
@@ -165,14 +167,16 @@ class Instance:
 
     def _take_up(self, owed: list[Command]) -> None:
         self._batch = list(owed)
-        for id in self.execution.activities:
-            if not any(isinstance(c, ActivityScheduled) and c.id == id for c in owed):
-                self.effects.begin(id)
+        # Begun only once they are recorded (L2).
+        activities = {command.id for command in owed if isinstance(command, ActivityScheduled)}
+        timers = {command.id for command in owed if isinstance(command, TimerStarted)}
+        waits = {command.id for command in owed if isinstance(command, WaitStarted)}
+        self.effects.begin_all([id for id in self.execution.activities if id not in activities])
         for id in self.execution.timers:
-            if not any(isinstance(c, TimerStarted) and c.id == id for c in owed):
+            if id not in timers:
                 self.effects.arm(id)
         for wait in self.execution.waiting.open.values():
-            if not any(isinstance(c, WaitStarted) and c.id == wait.started.id for c in owed):
+            if wait.started.id not in waits:
                 self.effects.registrations.begin(wait.started)
         for started in self.over:
             self.effects.registrations.forget(started)
@@ -191,9 +195,8 @@ class Instance:
         not_now = {command.id for command in self._batch if isinstance(command, ActivityScheduled)}
         # What ended in the doubtful while waits in the inbox: its activity is not to be run again, or only later.
         not_now |= {e.id for e, _ in self._inbox if is_over(e)}
-        for id in self.execution.activities:
-            if id not in self.effects.attempts and id not in not_now:
-                self.effects.begin(id)
+        not_now.update(self.effects.attempts)
+        self.effects.begin_all([id for id in self.execution.activities if id not in not_now])
         # Also with nothing in hand: a turn that was put off may be the one that sees that the instance has ended.
         self._turn()
 
@@ -295,7 +298,7 @@ class Instance:
         while self._inbox:
             event, held = self._inbox[0]
             size += weight(event)
-            if batch and size > self.owner.world.limits.value // 2:
+            if batch and (len(batch) >= _LARGEST_STEP or size > self.owner.world.limits.value // 2):
                 break
             del self._inbox[0]
             if not self._admits(event, held):

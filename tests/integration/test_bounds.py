@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -28,8 +29,10 @@ from romancy_nats import (
 )
 from romancy_nats.client import session_of
 from romancy_nats.core.events import EVENTS, Bound
+from romancy_nats.core.execution import Execution
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.ports import Message
+from romancy_nats.runtime.attempts import Attempts
 from tests.integration.place import Place, until_status
 
 pytestmark = pytest.mark.anyio
@@ -196,14 +199,16 @@ CASES: dict[str, Check] = {
         PayloadError, lambda c, _: c.send_event("t", 1, extensions={"a": "x" * HUGE})
     ),
     "EventReceived.message_id": refused(
-        PayloadError, lambda c, _: c.send_event("t", 1, message_id="x" * HUGE)
+        ConfigurationError, lambda c, _: c.send_event("t", 1, message_id="x" * HUGE)
     ),
     "MessageReceived.channel": refused(ConfigurationError, lambda _, h: h.send("x" * HUGE, 1)),
     "MessageReceived.data": refused(PayloadError, lambda _, h: h.send("c", "x" * HUGE)),
     "MessageReceived.metadata": refused(
         PayloadError, lambda _, h: h.send("c", 1, metadata={"a": "x" * HUGE})
     ),
-    "MessageReceived.message_id": refused(PayloadError, lambda _, h: h.send("c", 1, message_id="x" * HUGE)),
+    "MessageReceived.message_id": refused(
+        ConfigurationError, lambda _, h: h.send("c", 1, message_id="x" * HUGE)
+    ),
     "UpdateRequested.name": refused(ConfigurationError, lambda _, h: h.update("x" * HUGE)),
     "UpdateRequested.input": refused(PayloadError, lambda _, h: h.update("size", "x" * HUGE)),
     "ActivityScheduled.id": says("id", "1 to 128 characters"),
@@ -224,6 +229,7 @@ AGAIN = {
     "WorkflowStarted.trace": "test_a_trace_that_is_none",
     "MessageReceived.sender": "the id of an instance or of a client",
     "Skipped.reason": "tests/unit/test_misfits.py",
+    "Converted.made": "tests/unit/test_conversions.py",
     "MessageReceived.id": "MessageReceived.message_id",
     "UpdateRequested.id": "MessageReceived.message_id",
     "UpdateRequested.message_id": "MessageReceived.message_id",
@@ -331,6 +337,40 @@ async def test_a_trace_that_is_none(place: Place) -> None:
 @workflow
 async def many(ctx: WorkflowContext, calls: int) -> int:
     return sum(await asyncio.gather(*(ctx.run(take, f"{n:05}" + "x" * 1000) for n in range(calls))))
+
+
+async def test_thousands_of_calls_leave_the_loop_to_others(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the lease would be renewed too late: so much begins, and so much is taken up, in one pass of the loop."""
+    loop = asyncio.get_running_loop()
+    passes, counting = 0, True
+    begun, delivered = Counter[int](), Counter[int]()
+    begin, deliver = Attempts.begin, Execution.deliver
+
+    def next_pass() -> None:
+        nonlocal passes
+        passes += 1
+        if counting:
+            loop.call_soon(next_pass)
+
+    def counted_begin(self: Attempts) -> None:
+        begun[passes] += 1
+        begin(self)
+
+    def counted_deliver(self: Execution, event: Any, now: int) -> Any:
+        delivered[passes] += 1
+        return deliver(self, event, now)
+
+    monkeypatch.setattr(Attempts, "begin", counted_begin)
+    monkeypatch.setattr(Execution, "deliver", counted_deliver)
+    async with asyncio.timeout(120), place.run(many) as client:
+        next_pass()
+        assert await client.execute(many, 3_000) == 3_015_000
+        counting = False
+    assert begun.total() == 3_000
+    assert max(begun.values()) <= 200
+    assert max(delivered.values()) <= 1_000
 
 
 async def test_more_calls_in_one_step_than_a_message_holds(place: Place) -> None:
