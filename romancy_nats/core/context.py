@@ -14,12 +14,12 @@ from uuid import UUID
 from romancy_nats.core import sending
 from romancy_nats.core.cloudevents import check_key, check_type
 from romancy_nats.core.definition import Activity, as_activity
+from romancy_nats.core.error_text import value_repr
 from romancy_nats.core.ids import InstanceKey, check_name, check_text
 from romancy_nats.core.opening import Opening
 from romancy_nats.core.plain import as_plain
 from romancy_nats.core.received import ReceivedEvent, ReceivedMessage
 from romancy_nats.core.times import Duration, seconds
-from romancy_nats.core.unprintable import shown
 from romancy_nats.core.waits import EVENT, MESSAGE, Invalid
 from romancy_nats.errors import ConfigurationError, EventTimeoutError, MessageTimeoutError, QueryError
 
@@ -130,13 +130,14 @@ class WorkflowContext:
         """Wait until a moment, which must have a time zone; a past one returns at once."""
         if getattr(moment, "tzinfo", None) is None:
             raise ConfigurationError(
-                f"sleep_until takes an aware datetime, with a time zone, not {shown(moment, 100)}"
+                f"sleep_until takes an aware datetime, with a time zone, not {value_repr(moment, 100)}"
             )
         await asyncio.sleep(max(0.0, moment.timestamp() - self._execution.loop.time()))
 
     def register_compensation(self, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Call `fn` with these arguments if the workflow fails or is cancelled, in its place in the reverse order."""
-        self._acting.saga.register(as_activity(fn), args, kwargs)
+        execution = self._acting
+        execution.saga.register(as_activity(fn), args, kwargs, execution.max_value)
 
     # --- waiting for others
 
@@ -175,7 +176,7 @@ class WorkflowContext:
         with `invalid="raise"` it raises pydantic's ValidationError here. Raises EventTimeoutError after `timeout`.
         """
         waiting = self._acting.waiting
-        opening = Opening[Any](waiting, model, invalid)
+        opening = Opening[Any](waiting, self._acting.conversions, model, invalid)
         limit = asyncio.timeout(_longest(timeout, "wait_event"))
         wait = waiting.start(EVENT, type, key)
         try:
@@ -205,7 +206,7 @@ class WorkflowContext:
         What becomes of one that does not fit `model` is said at `wait_event`.
         """
         waiting = self._acting.waiting
-        opening = Opening[Any](waiting, model, invalid)
+        opening = Opening[Any](waiting, self._acting.conversions, model, invalid)
         wait = waiting.start(EVENT, type, key, stream=True)
 
         async def stream() -> AsyncGenerator[ReceivedEvent[Any]]:
@@ -254,7 +255,7 @@ class WorkflowContext:
         counted and parked in the dead letters, and the next one counts. Raises MessageTimeoutError after `timeout`.
         """
         waiting = self._acting.waiting
-        opening = Opening[Any](waiting, model, invalid)
+        opening = Opening[Any](waiting, self._acting.conversions, model, invalid)
         message = opening.unread(channel)
         if message is not None:
             return message

@@ -195,6 +195,13 @@ class Skipped(NamedTuple):
     reason: str
 
 
+class Converted(NamedTuple):
+    """Command: what a model, or the parameters of a handler, made of the data of a delivery when it was read first."""
+
+    id: str
+    made: bytes
+
+
 class UpdateAnswered(NamedTuple):
     """Command: an update handler returned (`result`), raised (`failure`), or the update was refused (`rejected`)."""
 
@@ -263,6 +270,7 @@ Command = (
     | WaitStarted
     | WaitEnded
     | Skipped
+    | Converted
     | UpdateAnswered
     | Emitted
     | WorkflowCompleted
@@ -362,6 +370,7 @@ EVENTS: dict[type[Event], EventSpec] = {
     Emitted: _command(44, "", refused="value"),
     WorkflowRecurred: _command(45, "", input="input", refused="input carried"),
     Skipped: _command(46, "wait stream sequence", shortened="reason", ours="wait stream"),
+    Converted: _command(47, "id", dropped="made", ours="id"),
 }
 """The one place where a class of events is described; a test walks it."""
 

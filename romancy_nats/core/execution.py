@@ -11,7 +11,7 @@ import contextvars
 import logging
 import zlib
 from asyncio import CancelledError
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import cached_property
 from random import Random
 from typing import Any, NamedTuple, TypeVar, assert_never, cast
@@ -19,8 +19,10 @@ from typing import Any, NamedTuple, TypeVar, assert_never, cast
 from romancy_nats.core import determinism
 from romancy_nats.core.commit import Commit
 from romancy_nats.core.context import WorkflowContext
+from romancy_nats.core.conversions import Conversions
 from romancy_nats.core.current import enter_workflow
 from romancy_nats.core.definition import Activity, Workflow
+from romancy_nats.core.error_text import value_text
 from romancy_nats.core.events import (
     ActivityAbandoned,
     ActivityAttemptFailed,
@@ -30,6 +32,7 @@ from romancy_nats.core.events import (
     CancelRequested,
     Command,
     CompensationBegun,
+    Converted,
     Delivered,
     Emitted,
     Ending,
@@ -67,7 +70,6 @@ from romancy_nats.core.pending import PendingActivity, rebuilt
 from romancy_nats.core.plain import encode_plain
 from romancy_nats.core.root import Root
 from romancy_nats.core.saga import Saga, Undo
-from romancy_nats.core.unprintable import text_of
 from romancy_nats.core.waits import Waits
 from romancy_nats.errors import (
     DeterminismError,
@@ -127,7 +129,10 @@ class Execution:
         """Bytes that one value of this generation may have."""
         self.owed: list[Command] = []
         self.waiting = Waits(key, self.emit, self.loop.create_future)
-        self.handlers = Handlers(self.emit, self._spawn, self.encode_value, self.encode_failure)
+        self.conversions = Conversions(self.emit, lambda: self.max_value)
+        self.handlers = Handlers(
+            self.emit, self._spawn, self.encode_value, self.encode_failure, self.conversions
+        )
         self.sent: dict[InstanceKey, int] = {}
         """How many messages went to which instance."""
         self.asked = False
@@ -176,14 +181,17 @@ class Execution:
             self._drain_timers()
         return commands
 
-    def replay(self, commit: Commit) -> None:
+    def replay(self, commit: Commit, following: Iterable[Commit] = ()) -> None:
         """Apply a recorded commit; raises DeterminismError when the code gives other commands than it holds.
+
+        `following` are the commits after it, read only while they hold the rest of its last step.
 
         What the code gave beyond an open commit stays in `owed`: recorded by the next one, or still to be recorded.
         """
         self.replaying = True
         self._replayed += 1
         recorded = commit.events
+        self.conversions.learn(commit, following)
         position = self._settle(recorded, 0, final=commit.open)
         try:
             while position < len(recorded):
@@ -224,6 +232,14 @@ class Execution:
                 position += 1
                 continue
             produced = self.owed[0]
+            if isinstance(expected, Converted) and not determinism.same(expected, produced):
+                # The code read it with a model then, and reads it without one now.
+                position += 1
+                continue
+            if isinstance(produced, Converted) and not isinstance(expected, Converted):
+                # It was read without a model, or by an earlier release, which recorded no conversions.
+                del self.owed[0]
+                continue
             if (
                 expected is None
                 or not is_command(expected)
@@ -233,6 +249,8 @@ class Execution:
             self._compare_inputs(position, cast("Command", expected), produced)
             self._adopt(cast("Command", expected))
             del self.owed[0]
+            position += 1
+        while position < len(recorded) and isinstance(recorded[position], Converted):
             position += 1
         return position
 
@@ -262,6 +280,7 @@ class Execution:
                 | WaitStarted()
                 | WaitEnded()
                 | Skipped()
+                | Converted()
                 | Emitted()
             ):
                 """All that they say is in what was compared, or for watchers only."""
@@ -441,7 +460,7 @@ class Execution:
     def _activity_completed(self, event: ActivityCompleted) -> None:
         pending = self._pop(event.id)
         if pending.activity.compensation is not None and not pending.compensates:
-            self.saga.completed(event.id, pending.activity, pending.input, event.result)
+            self.saga.completed(event.id, pending.activity, pending.input, event.result, self.max_value)
         pending.future.set_result(event)
 
     def _pop(self, id: str) -> PendingActivity:
@@ -565,7 +584,7 @@ class Execution:
             error = context.get("exception")
             # Spelled here: a log that formats it asks the error itself, which may raise anything.
             where = Failure.of(error).traceback if isinstance(error, BaseException) else ""
-            _log.error("%r: %s\n%s", self.key, text_of(context.get("message")), where)
+            _log.error("%r: %s\n%s", self.key, value_text(context.get("message")), where)
 
     def _broke_a_rule(self, _violation: WorkflowRuleError) -> None:
         if self.on_violation is not None:
@@ -589,5 +608,6 @@ class Execution:
         # Freed at once, by reference counts: collections of cycles are rare in a worker, and slow.
         self.root.task = None
         self.waiting.close()
+        self.conversions.close()
         self.handlers.close()
         self.timers.clear()

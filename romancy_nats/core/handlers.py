@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from romancy_nats.core.answers import Answers
+from romancy_nats.core.conversions import Conversions
 from romancy_nats.core.error_text import is_one_of, shown
 from romancy_nats.core.events import Command, UpdateAnswered, UpdateRequested
 from romancy_nats.core.eviction import refuse_call
 from romancy_nats.core.failure import Failure
 from romancy_nats.core.ids import check_text
 from romancy_nats.core.loop import DeterministicLoop, current_loop
-from romancy_nats.core.parameters import Parameters
+from romancy_nats.core.parameters import NO_ARGUMENTS, Call, Parameters
 from romancy_nats.core.plain import decode_plain
 from romancy_nats.core.record import LONGEST_ERROR
 from romancy_nats.core.tasks import RecurredElsewhere
-from romancy_nats.errors import ConfigurationError, QueryError, RomancyError
+from romancy_nats.errors import ConfigurationError, PayloadError, QueryError, RomancyError
 
 _ENVELOPE_BYTES = 200
 
@@ -42,11 +43,13 @@ class Handlers:
         spawn: Callable[[Any], asyncio.Task[Any]],
         encode_value: Callable[[object, str], bytes],
         encode_failure: Callable[[BaseException], bytes],
+        conversions: Conversions,
     ) -> None:
         self._emit = emit
         self._spawn = spawn
         self._encode_value = encode_value
         self._encode_failure = encode_failure
+        self._conversions = conversions
         self._queries: dict[str, Handler] = {}
         self._updates: dict[str, Handler] = {}
         self._early: list[UpdateRequested] = []
@@ -111,8 +114,7 @@ class Handlers:
 
     async def _carry_out(self, handler: Handler, request: UpdateRequested) -> None:
         try:
-            body = decode_plain(request.input)
-            args, kwargs = handler.parameters.decode(handler.parameters.from_plain(body))
+            args, kwargs = self._arguments(handler.parameters, request)
             if handler.validate is not None:
                 handler.validate(*args, **kwargs)
         except BaseException as error:
@@ -131,6 +133,23 @@ class Handlers:
                 raise
             answered = UpdateAnswered(request.id, failure=self._encode_failure(error))
         self._answer(answered)
+
+    def _arguments(self, parameters: Parameters, request: UpdateRequested) -> Call:
+        """The arguments of an update: as they were recorded when it was carried out first, or made of its body."""
+        recorded = self._conversions.recorded(request)
+        if recorded is not None:
+            try:
+                call = parameters.decode(recorded)
+            except PayloadError:
+                """The handler takes something else by now: it converts the body itself."""
+            else:
+                self._conversions.made(request, recorded)
+                return call
+        data = parameters.from_plain(decode_plain(request.input))
+        call = parameters.decode(data)
+        if data != NO_ARGUMENTS:
+            self._conversions.made(request, data)
+        return call
 
     def _answer(self, answered: UpdateAnswered) -> None:
         if self.running.pop(answered.id, None) is not None:

@@ -10,7 +10,8 @@ from typing import Any, Generic, TypeVar, cast
 from pydantic import TypeAdapter, ValidationError
 
 from romancy_nats.core.blame import misfit
-from romancy_nats.core.error_text import shown
+from romancy_nats.core.conversions import Conversions
+from romancy_nats.core.error_text import is_one_of, shown
 from romancy_nats.core.events import EventReceived, MessageReceived
 from romancy_nats.core.limits import shortened
 from romancy_nats.core.plain import decode_plain
@@ -25,11 +26,14 @@ M = TypeVar("M")
 class Opening(Generic[M]):
     """How one wait opens what it hears. What does not fit its model is skipped or raises, as it was asked for."""
 
-    def __init__(self, waits: Waits, model: type[M] | None, invalid: Invalid) -> None:
+    def __init__(
+        self, waits: Waits, conversions: Conversions, model: type[M] | None, invalid: Invalid
+    ) -> None:
         """Raises ValueError for any other `invalid`, and what pydantic raises for a `model` that is none."""
         if invalid not in ("skip", "raise"):
             raise ValueError(f'invalid is "skip" or "raise", not {invalid!r}')
         self._waits = waits
+        self._conversions = conversions
         self._model = model
         self._invalid = invalid
         if model is not None:
@@ -40,8 +44,8 @@ class Opening(Generic[M]):
         while True:
             event = cast("EventReceived", await self._waits.answer(wait))
             try:
-                return opened_event(event, self._model)
-            except Exception as error:  # noqa: BLE001 - validators of a user's model may raise anything
+                return opened_event(event, self._fitted(event))
+            except BaseException as error:  # noqa: BLE001 - validators of a user's model may raise anything
                 self._skip(wait, event, error, f"the data of event {event.event_type!r}")
 
     async def message(self, wait: Wait) -> ReceivedMessage[M]:
@@ -62,28 +66,40 @@ class Opening(Generic[M]):
 
     def _opened(self, wait: Wait | None, message: MessageReceived) -> ReceivedMessage[M] | None:
         try:
-            return opened_message(message, self._model)
-        except Exception as error:  # noqa: BLE001 - validators of a user's model may raise anything
+            return opened_message(message, self._fitted(message))
+        except BaseException as error:  # noqa: BLE001 - validators of a user's model may raise anything
             self._skip(wait, message, error, f"the message on {message.channel!r}")
             return None
 
+    def _fitted(self, read: EventReceived | MessageReceived) -> M:
+        """Raises pydantic's ValidationError when the data does not fit the model."""
+        plain = decode_plain(read.data)
+        model = self._model
+        if model is None:
+            return cast("M", plain)
+        fitted = self._conversions.by_model(read, model, lambda: _adapter(model).validate_python(plain))
+        return cast("M", fitted)
+
     def _skip(
-        self, wait: Wait | None, answer: EventReceived | MessageReceived, error: Exception, what: str
+        self, wait: Wait | None, answer: EventReceived | MessageReceived, error: BaseException, what: str
     ) -> None:
         """Called in an `except`: raises the error again where that was asked for."""
         if self._invalid == "raise":
             raise error
+        # `isinstance` would ask the error itself, which may raise.
         problem = (
-            str(misfit(error, "data")) if isinstance(error, ValidationError) else shown(error, LONGEST_ERROR)
+            str(misfit(cast("ValidationError", error), "data"))
+            if is_one_of(error, (ValidationError,))
+            else shown(error, LONGEST_ERROR)
         )
         text = f"{what} does not fit {getattr(self._model, '__name__', 'its model')}: {problem}"
         self._waits.skip(wait, answer, shortened(text, LONGEST_ERROR))
 
 
-def opened_event(event: EventReceived, model: type[M] | None) -> ReceivedEvent[M]:
-    """Raises pydantic's ValidationError when the data does not fit the model."""
+def opened_event(event: EventReceived, data: M) -> ReceivedEvent[M]:
+    """An event with the data that its model made of it."""
     return ReceivedEvent(
-        data=_fitted(event.data, model),
+        data=data,
         type=event.event_type,
         source=event.source,
         id=event.event_id,
@@ -93,21 +109,16 @@ def opened_event(event: EventReceived, model: type[M] | None) -> ReceivedEvent[M
     )
 
 
-def opened_message(message: MessageReceived, model: type[M] | None) -> ReceivedMessage[M]:
-    """Raises pydantic's ValidationError when the data does not fit the model."""
+def opened_message(message: MessageReceived, data: M) -> ReceivedMessage[M]:
+    """A message with the data that its model made of it."""
     return ReceivedMessage(
         id=message.id,
         channel=message.channel,
-        data=_fitted(message.data, model),
+        data=data,
         metadata=_mapping(message.metadata),
         sender=message.sender,
         time=utc(message.time),
     )
-
-
-def _fitted(data: bytes, model: type[M] | None) -> M:
-    plain = decode_plain(data)
-    return cast("M", plain) if model is None else _adapter(model).validate_python(plain)
 
 
 def _adapter(model: type[M]) -> TypeAdapter[M]:

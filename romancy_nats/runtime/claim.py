@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 
 import anyio
 
@@ -19,7 +20,8 @@ from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.owner import Owner, is_own_cancel
 from romancy_nats.runtime.writing import microseconds, read_commit, read_commits, write_record
 
-_YIELD_EVERY = 200
+YIELD_EVERY = 500
+"""Events that a replay goes through before it lets the loop do what else there is to do."""
 
 
 async def take_over(owner: Owner, key: InstanceKey, held: Held) -> tuple[InstanceRecord, int] | None:
@@ -94,12 +96,15 @@ async def _replay(instance: Instance, commits: Sequence[bytes]) -> None:
     execution, record = instance.execution, instance.record
     started: dict[str, WaitStarted] = {}
     try:
+        events = 0
         for index, data in enumerate(commits):
             commit = Commit.decode(data)
             instance.last_time = max(instance.last_time, commit.time)
-            execution.replay(commit)
+            execution.replay(commit, map(Commit.decode, islice(commits, index + 1, None)))
             _collect_waits(instance, commit, index >= record.settled, started)
-            if index % _YIELD_EVERY == _YIELD_EVERY - 1:
+            events += len(commit.events)
+            if events >= YIELD_EVERY:
+                events = 0
                 await anyio.lowlevel.checkpoint()
     except BaseException as error:
         if is_own_cancel(error):

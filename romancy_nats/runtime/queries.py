@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgpack
@@ -15,6 +16,7 @@ from romancy_nats.core.limits import shortened
 from romancy_nats.core.plain import decode_plain, encode_plain
 from romancy_nats.core.record import LONGEST_ERROR, InstanceRecord
 from romancy_nats.errors import PayloadError, PayloadTooLargeError, QueryError, RomancyError
+from romancy_nats.runtime.claim import YIELD_EVERY
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.owner import is_own_cancel
 from romancy_nats.runtime.tail import recorded
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from romancy_nats.runtime.engine import Engine
 
 _log = logging.getLogger("romancy.worker")
-_YIELD_EVERY = 200
 _FORWARDED_WITHIN = 5.0
 
 ANSWERED, FAILED, NOT_BEGUN, ELSEWHERE = range(4)
@@ -156,9 +157,12 @@ class Queries:
             return Answer(NOT_BEGUN)
         execution: Execution = self._engine.execution(key, record.generation)
         try:
+            events = 0
             for index, commit in enumerate(commits):
-                execution.replay(commit)
-                if index % _YIELD_EVERY == _YIELD_EVERY - 1:
+                execution.replay(commit, islice(commits, index + 1, None))
+                events += len(commit.events)
+                if events >= YIELD_EVERY:
+                    events = 0
                     await asyncio.sleep(0)
             return _fitting(execution.query(question.name, body), self._engine.world.limits.value)
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,8 @@ def replay(
         )
     execution = Execution(workflow, known.key, generation=known.generation, worker_id="replay")
     try:
-        for commit in known.commits:
-            execution.replay(commit)
+        for n, commit in enumerate(known.commits, 1):
+            execution.replay(commit, islice(known.commits, n, None))
         status = InstanceStatus.RUNNING if execution.ending is None else _STATUS[type(execution.ending)]
         pending = (*execution.activities, *execution.timers)
     finally:

@@ -37,6 +37,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from typing_extensions import TypeAliasType, TypedDict
 
+from romancy_nats.core.conversions import Conversions
 from romancy_nats.core.definition import Activity
 from romancy_nats.core.determinism import same_input
 from romancy_nats.core.events import ActivityScheduled
@@ -446,7 +447,13 @@ def test_plain_data_from_outside_is_converted_once() -> None:
 
 
 def test_queries_and_updates_convert_their_arguments_once() -> None:
-    handlers = Handlers(pytest.fail, pytest.fail, encode_plain, pytest.fail)  # type: ignore[arg-type]
+    handlers = Handlers(
+        pytest.fail,
+        pytest.fail,
+        encode_plain,
+        pytest.fail,
+        Conversions(pytest.fail, pytest.fail),
+    )  # type: ignore[arg-type]
     handlers.on_query("price", lambda price: price)
     handlers._queries["price"].parameters = Parameters(_priced)
     assert decode_plain(handlers.query("price", {"price": "5.25"})) == 525
