@@ -38,8 +38,17 @@ class RetryExhaustedError(RomancyError):
 
     def __str__(self) -> str:
         plural = "attempt" if self.attempts == 1 else "attempts"
-        last = f": {type(self.last_error).__name__}: {self.last_error}" if self.last_error else ""
+        last = "" if self.last_error is None else f": {_told(self.last_error)}"
         return f"activity {self.activity!r} failed after {self.attempts} {plural}{last}"
+
+
+def _told(error: BaseException) -> str:
+    """Class and text of an error of a user, whose `__str__` may raise anything."""
+    name = type(error).__name__
+    try:
+        return f"{name}: {str.__str__(str(error))}"
+    except BaseException:  # noqa: BLE001 - an error that is shown raises no other
+        return name
 
 
 class ActivityTimeoutError(RomancyError, TimeoutError):

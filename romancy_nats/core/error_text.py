@@ -1,13 +1,15 @@
-"""An exception as text: for logs, notices and records. Nothing here raises, whatever the class of a user does."""
+"""Exceptions, and other objects that are not ours, as text. Nothing here raises, whatever the class of a user does."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, cast
 
 SHORT = 200
 """Characters of the text of an error in a line of a log."""
+LONG = 1000
+"""Characters of the text of any other object."""
 
 
 def class_name(cls: type) -> str:
@@ -21,18 +23,29 @@ def class_module(cls: type) -> str:
     return module if isinstance(module, str) else "?"
 
 
+def class_qualname(cls: type) -> str:
+    """The qualified name of a class as the interpreter knows it."""
+    return cast("str", _of_type(cls, "__qualname__"))
+
+
 def class_key(cls: type) -> str:
     """Module and qualified name of a class, the key under which errors are recorded."""
-    return f"{class_module(cls)}.{_of_type(cls, '__qualname__')}"
+    return f"{class_module(cls)}.{class_qualname(cls)}"
 
 
 def error_text(error: BaseException, most: int = SHORT) -> str:
     """What `str(error)` gives, at most `most` characters of it; a note in angle brackets when that fails."""
-    try:
-        # A subclass of str may cut, format and encode itself as it likes.
-        return str.__getitem__(str(error), slice(most))
-    except BaseException as problem:  # noqa: BLE001 - the boundary: `__str__` is code of a user
-        return f"<its __str__ failed: {class_name(type(problem))}>"
+    return _spelled(str, error, most)
+
+
+def value_text(value: object, most: int = LONG) -> str:
+    """The same for any object."""
+    return _spelled(str, value, most)
+
+
+def value_repr(value: object, most: int = LONG) -> str:
+    """The same for `repr(value)`."""
+    return _spelled(repr, value, most)
 
 
 def shown(error: BaseException, most: int = SHORT) -> str:
@@ -63,6 +76,14 @@ def traceback_of(error: BaseException) -> TracebackType | None:
     """The traceback that it was raised with, also of a class that shadows the attribute."""
     found: TracebackType | None = _of_error(error, "__traceback__")
     return found
+
+
+def _spelled(spell: Callable[[object], str], value: object, most: int) -> str:
+    try:
+        # A subclass of str may cut, format and encode itself as it likes.
+        return str.__getitem__(spell(value), slice(most))
+    except BaseException as problem:  # noqa: BLE001 - the boundary: it is code of a user
+        return f"<its __{spell.__name__}__ failed: {class_name(type(problem))}>"
 
 
 def _of_type(cls: type, name: str) -> Any:

@@ -7,12 +7,13 @@ A value is recorded as `[PLAIN, value]`, an exception as `[ERROR, failure]`, sev
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import islice
 from typing import Any, NamedTuple, Protocol, cast
 
 from romancy_nats.core.class_registry import ClassRegistry
-from romancy_nats.core.error_text import args_of, cause_of, class_module
+from romancy_nats.core.error_text import args_of, cause_of, class_module, class_name, shown
 from romancy_nats.core.limits import shortened
 from romancy_nats.core.msgpack_types import Decoder, Encoder
 from romancy_nats.core.payload import ValueCodec
@@ -22,6 +23,8 @@ PLAIN, ERROR, ERRORS, CAUSE = range(4)
 MAX_GROUP = 20
 MAX_ARGS = 100
 _SMALLEST_FAILURE = 400
+_MOST_VALUES = 50_000
+"""More than that are more bytes than the state of an exception may have."""
 _SMALLEST_VALUE = 60
 """Bytes below which room is not divided any further."""
 _MOST_NAMED = 20
@@ -124,10 +127,30 @@ def _packed_attributes(
 
 def _size(encoder: Encoder, entry: object) -> int | None:
     """The bytes of an entry, None when it cannot be stored."""
+    least = _values_in(entry, _MOST_VALUES)
+    if least > _MOST_VALUES:
+        # Packing millions of values takes seconds of the loop, only to find that they are too many.
+        return least
     try:
         return len(encoder.pack(entry)) if encoder.packs(entry) else None
     except Exception:  # noqa: BLE001 - encoding runs code of the user's classes, and the failure counts
         return None
+
+
+def _values_in(value: object, most: int) -> int:
+    """How many values there are in nested containers, counted a little further than `most` at the furthest."""
+    found = 0
+    left = [value]
+    while left and found <= most:
+        item = left.pop()
+        found += 1
+        if type(item) in (list, tuple, set, frozenset):
+            left += islice(cast("Iterable[object]", item), most)
+        elif type(item) is dict:
+            pairs = cast("dict[object, object]", item)
+            left += islice(pairs, most)
+            left += islice(pairs.values(), most)
+    return found
 
 
 def _fits(encoder: Encoder, entry: object, most: int) -> bool:
@@ -175,8 +198,9 @@ def unpacked(
         BaseException.__dict__["args"].__set__(error, args)
         for name, item in attributes.items():
             BaseException.__setattr__(error, name, item)
-    except (TypeError, ValueError, AttributeError, LookupError, RecursionError) as problem:
-        raise PayloadError(f"{cls.__name__} could not be rebuilt: {problem}") from problem
+    except BaseException as problem:
+        # Whatever a class of a user does when it is filled: its error comes back as an ActivityError.
+        raise PayloadError(f"{class_name(cls)} could not be rebuilt: {shown(problem)}") from problem
     return error
 
 
@@ -247,4 +271,4 @@ def _text(value: object, most: int) -> str:
     try:
         return shortened(str(value), most)
     except BaseException:  # noqa: BLE001 - `__str__` of a user's class may raise anything, and the failure counts
-        return f"<{type(value).__name__}>"
+        return f"<{class_name(type(value))}>"

@@ -18,7 +18,15 @@ from typing import Any, NamedTuple, cast
 
 import msgpack
 
-from romancy_nats.core.error_text import cause_of, class_key, error_text, is_one_of, traceback_of
+from romancy_nats.core.error_text import (
+    cause_of,
+    class_key,
+    class_module,
+    class_qualname,
+    error_text,
+    is_one_of,
+    traceback_of,
+)
 from romancy_nats.core.exception_state import ExceptionState, packed, unpacked
 from romancy_nats.core.limits import shortened
 from romancy_nats.errors import ActivityError, PayloadError, RomancyError, TerminalError
@@ -172,14 +180,16 @@ def _class(key: str, registered: Registered) -> type[Exception] | None:
 
 def _ours(root: type[RomancyError]) -> Iterator[type[RomancyError]]:
     yield root
-    for cls in reversed(root.__subclasses__()):
+    for cls in reversed(type.__subclasses__(root)):
         yield from _ours(cls)
 
 
 def _moved(key: str, registered: Registered) -> object:
     # a class of the program that was started is in __main__ there, and in its module for every other process
     for cls in (*registered.values(), *_ours(TerminalError)):
-        if "__main__" in (cls.__module__, key.partition(".")[0]) and key.endswith(f".{cls.__qualname__}"):
+        if "__main__" in (class_module(cls), key.partition(".")[0]) and key.endswith(
+            f".{class_qualname(cls)}"
+        ):
             return cls
     return None
 
@@ -196,7 +206,7 @@ def _traceback(error: BaseException, message: str, most: int) -> str:
         notes = ""
     try:
         stack = _stack(error)
-    except Exception:  # noqa: BLE001 - reading source runs the loader of a user's module, and the failure counts
+    except BaseException:  # noqa: BLE001 - reading source runs the loader of a user's module, and the failure counts
         stack = ""
     name = _key_of(type(error)).removeprefix("builtins.")
     text = f"{stack}{name}: {shortened(message, most // 4)}{notes}\n"

@@ -18,13 +18,13 @@ from threading import Lock, get_ident
 from typing import Any, NoReturn, TypeVar, TypeVarTuple, Unpack, cast
 
 from romancy_nats.core.asyncgens import AsyncGens
+from romancy_nats.core.error_text import value_repr
 from romancy_nats.core.eviction import ATTEMPTS, Evicted, close_coroutine, refuse
 from romancy_nats.core.handles import WorkflowHandle, WorkflowTimer
 from romancy_nats.core.orders import AsCompleted, Cancellations, Ready, is_ensuring
 from romancy_nats.core.refusals import RefusingLoop, StepViolation, violation
 from romancy_nats.core.tasks import WorkflowFuture, WorkflowTask
 from romancy_nats.core.times import finite
-from romancy_nats.core.unprintable import shown
 from romancy_nats.errors import QueryError, StepTooLongError, WorkflowRuleError
 
 __all__ = ["DeterministicLoop", "Evicted", "StepViolation", "WorkflowFuture", "WorkflowTask", "WorkflowTimer"]
@@ -161,12 +161,17 @@ class DeterministicLoop(RefusingLoop):
                 handle._context.run(handle._callback, *handle._args)
             except BaseException as error:  # noqa: BLE001 - SystemExit in workflow code fails its task, not the worker
                 self.call_exception_handler(
-                    {"message": f"{shown(handle._callback)} raised", "exception": error, "handle": handle}
+                    {
+                        "message": f"{value_repr(handle._callback)} raised",
+                        "exception": error,
+                        "handle": handle,
+                    }
                 )
         if ready:
             raise StepTooLongError(
                 f"workflow code ran {self._max_handles:,} callbacks in one step without waiting for anything; "
-                f"look for a loop that swallows cancellation or polls with sleep(0). Next would be {shown(ready[0])}"
+                "look for a loop that swallows cancellation or polls with sleep(0). Next would be "
+                f"{value_repr(ready[0])}"
             )
 
     def steps_here(self) -> bool:

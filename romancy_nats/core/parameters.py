@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, NotRequired, Required, Unpack, cast, get_arg
 
 from romancy_nats.core.annotations import resolve, signature
 from romancy_nats.core.class_registry import ClassRegistry
-from romancy_nats.core.limits import MAX_BYTES, scan_msgpack
+from romancy_nats.core.limits import MAX_BYTES, scan_msgpack, shortened
 from romancy_nats.core.msgpack_types import EXT_CODES, Decoder, pack_scalar
 from romancy_nats.core.payload import ValueCodec
 from romancy_nats.errors import PayloadError
@@ -24,6 +24,7 @@ NO_ARGUMENTS = b"\x92\x90\x80"
 _BY_POSITION = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 _ABSENT = Parameter.empty
 _OPTIONAL = object()
+_LONGEST_REASON = 2_000
 _EXPLICIT = frozenset({"args", "kwargs"})
 
 Call = tuple[list[Any], dict[str, Any]]
@@ -110,7 +111,8 @@ class Parameters:
             return [], {}
         call: Any = Decoder(self._registry).unpack(data)
         if not _is_call(call):
-            raise PayloadError(f"{self.name}: these bytes are not the arguments of a call")
+            why = call if isinstance(call, str) else "these bytes are not the arguments of a call"
+            raise PayloadError(f"{self.name}: {why}")
         if not call[1] and self._by_position_only and len(call[0]) == len(self._positional):
             return [recall(value) for recall, value in zip(self._recalls, call[0], strict=True)], {}
         return self._read(call[0], call[1], ValueCodec[Any].recall)
@@ -312,6 +314,11 @@ class Parameters:
 
     def _choices(self) -> str:
         return f"; it takes {', '.join(self._all)}" if self._all else "; it takes none"
+
+
+def no_call(reason: str) -> bytes:
+    """In place of the bytes of a call whose arguments could not be made: to decode them raises the reason."""
+    return pack_scalar(shortened(reason, _LONGEST_REASON))
 
 
 def fingerprint(data: bytes) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import ref
 
 from romancy_nats.core.current import enter_workflow
+from romancy_nats.core.error_text import shown
 from romancy_nats.core.events import (
     CancelRequested,
     CompensationBegun,
@@ -21,6 +22,7 @@ from romancy_nats.core.events import (
 )
 from romancy_nats.core.inheritance import inheritance
 from romancy_nats.core.limits import fitting
+from romancy_nats.core.record import LONGEST_ERROR
 from romancy_nats.core.saga import Undo
 from romancy_nats.core.tasks import RecurredElsewhere, cancel_others
 from romancy_nats.errors import PayloadTooLargeError, WorkflowTimeoutError
@@ -182,4 +184,4 @@ class Root:
             await self._execution.compensate(undo)
         except Exception as error:  # noqa: BLE001 - a compensation that fails does not stop the others
             logger = self._execution.view().logger
-            logger.warning("compensation %s failed: %s: %s", undo.id, type(error).__name__, error)
+            logger.warning("compensation %s failed: %s", undo.id, shown(error, LONGEST_ERROR))

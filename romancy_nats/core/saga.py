@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from romancy_nats.core.definition import Activity
-from romancy_nats.core.parameters import bind_compensation
+from romancy_nats.core.error_text import is_one_of, shown, value_text
+from romancy_nats.core.limits import MAX_VALUE, fitting
+from romancy_nats.core.parameters import bind_compensation, no_call
+from romancy_nats.errors import PayloadError
 
 PREFIX = "compensate:"
 
@@ -33,19 +36,35 @@ class Saga:
         self._undos: list[Undo] = []
         self._registered = 0
 
-    def completed(self, id: str, activity: Activity[..., Any], input: bytes, result: bytes) -> None:
-        """An activity is recorded as completed: from now on its compensation is owed."""
+    def completed(
+        self, id: str, activity: Activity[..., Any], input: bytes, result: bytes, most: int = MAX_VALUE
+    ) -> None:
+        """An activity is recorded as completed: from now on its compensation is owed.
+
+        When its arguments, of at most `most` bytes, cannot be made, it is owed all the same: it fails, and says why.
+        """
         compensation = activity.compensation
         if compensation is None:
             return
-        arguments = activity.parameters.named(input)
-        call = bind_compensation(compensation.fn, arguments, activity.result.decode(result))
-        annotations = {"result": activity.result.annotation, **activity.parameters.annotations}
-        self._undos.append(Undo(id, compensation, compensation.parameters.encode_known(call, annotations)))
+        try:
+            arguments = activity.parameters.named(input)
+            call = bind_compensation(compensation.fn, arguments, activity.result.decode(result))
+            annotations = {"result": activity.result.annotation, **activity.parameters.annotations}
+            what = f"the input of compensation {compensation.name!r}"
+            owed = fitting(compensation.parameters.encode_known(call, annotations), what, most)
+        except BaseException as error:  # noqa: BLE001 - the boundary: what is done is done, whatever its types say
+            owed = no_call(value_text(error) if is_one_of(error, (PayloadError,)) else shown(error))
+        self._undos.append(Undo(id, compensation, owed))
 
-    def register(self, fn: Activity[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Owe a compensation that belongs to no activity."""
-        input = fn.parameters.encode(args, kwargs)
+    def register(
+        self,
+        fn: Activity[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        most: int = MAX_VALUE,
+    ) -> None:
+        """Owe a compensation that belongs to no activity; raises PayloadError when its arguments do not fit."""
+        input = fitting(fn.parameters.encode(args, kwargs), f"the input of compensation {fn.name!r}", most)
         self._registered += 1
         self._undos.append(Undo(f"{fn.name}:{self._registered}", fn, input))
 

@@ -11,7 +11,9 @@ import pytest
 from pydantic import BaseModel
 
 from romancy_nats import errors
+from romancy_nats.core.error_text import class_key
 from romancy_nats.core.failure import MAX_DEPTH, MAX_MESSAGE, MAX_TRACEBACK, Failure
+from romancy_nats.core.msgpack_types import Encoder
 from romancy_nats.errors import (
     ActivityError,
     ActivityTimeoutError,
@@ -276,3 +278,83 @@ def test_live_and_replay_are_alike() -> None:
     live, replay = Failure.decode(data).rebuild(REGISTERED), Failure.decode(data).rebuild(REGISTERED)
     assert (type(live), live.args, vars(live)) == (type(replay), replay.args, vars(replay))
     assert Failure.of(live).encode() == Failure.of(replay).encode()
+
+
+class _ExitingTextError(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(4)
+
+    def __bool__(self) -> bool:
+        raise SystemExit(5)
+
+
+def test_exhausted_retries_are_shown_whatever_the_last_error_does() -> None:
+    shown = str(RetryExhaustedError("act", 2, _ExitingTextError()))
+    assert shown == "activity 'act' failed after 2 attempts: _ExitingTextError"
+
+
+class _Secretive(type):
+    def __getattribute__(cls, name: str) -> Any:
+        if name in ("__module__", "__qualname__", "__name__", "__mro__"):
+            raise SystemExit(name)
+        return type.__getattribute__(cls, name)
+
+
+class _SecretError(Exception, metaclass=_Secretive):
+    pass
+
+
+def test_a_listed_class_that_hides_its_name_harms_no_other() -> None:
+    failure = Failure("elsewhere.OddError", "odd")
+    assert isinstance(failure.rebuild({"x": _SecretError}), ActivityError)
+
+
+class _SetterError(Exception):
+    @property
+    def code(self) -> int:
+        return 1
+
+    @code.setter
+    def code(self, value: int) -> None:
+        raise SystemExit(value)
+
+
+def test_a_class_that_cannot_be_filled_comes_back_as_an_activity_error() -> None:
+    error = _SetterError("text")
+    error.__dict__["code"] = 5
+    registered = {class_key(_SetterError): _SetterError}
+    rebuilt = Failure.of(error, registered).rebuild(registered)
+    assert isinstance(rebuilt, ActivityError)
+    assert rebuilt.message == "text"
+
+
+class _Loader:
+    def get_source(self, name: str) -> str:
+        raise SystemExit(name)
+
+
+def test_source_that_cannot_be_read_is_left_out() -> None:
+    scope: dict[str, Any] = {"__loader__": _Loader(), "__name__": "generated"}
+    exec(compile("def boom(): raise ValueError('generated')", "<generated template>", "exec"), scope)
+    with pytest.raises(ValueError, match="generated") as caught:
+        scope["boom"]()
+    assert Failure.of(caught.value).message == "generated"
+
+
+def test_millions_of_values_are_not_packed_to_find_that_they_are_too_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    packed: list[int] = []
+    pack = Encoder.pack
+
+    def counted(self: Encoder, value: Any) -> bytes:
+        data = pack(self, value)
+        packed.append(len(data))
+        return data
+
+    monkeypatch.setattr(Encoder, "pack", counted)
+    for many in (list(range(300_000)), {n: n for n in range(100_000)}, [[n] for n in range(60_000)]):
+        error = ValueError(many)
+        error.many = many  # type: ignore[attr-defined]
+        assert isinstance(Failure.decode(Failure.of(error).encode()).rebuild(), ValueError)
+    assert max(packed) < 128 * 1024
