@@ -27,7 +27,7 @@ from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.payload import ValueCodec
 from romancy_nats.core.plain import decode_plain
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
-from romancy_nats.core.times import utc
+from romancy_nats.core.times import Duration, seconds, utc
 from romancy_nats.errors import (
     InstanceConflictError,
     ResultTimeoutError,
@@ -166,23 +166,24 @@ class WorkflowHandle(Generic[R]):
     def __repr__(self) -> str:
         return f"<handle of {self._target!r}>"
 
-    async def result(self, timeout: float | None = None) -> R:
+    async def result(self, timeout: Duration | None = None) -> R:
         """Wait for the end and return the result.
 
         Raises WorkflowFailedError, WorkflowCancelledError, WorkflowTerminatedError, WorkflowStalledError,
-        StartRejectedError, InstanceConflictError, InstanceNotFoundError, or TimeoutError (in seconds), which harms
+        StartRejectedError, InstanceConflictError, InstanceNotFoundError, or TimeoutError after `timeout`, which harms
         nothing: the instance goes on; it is a ResultTimeoutError, which says where the instance stands and whether a
         worker serves it. While the server cannot be reached it goes on waiting, logs a warning every `client_timeout`
         seconds, and hears of the end once the server is back.
         """
-        limit = asyncio.timeout(timeout)
+        most = None if timeout is None else seconds(timeout, "the timeout of result()")
+        limit = asyncio.timeout(most)
         try:
             async with limit:
                 return await self._result_at_last()
         except TimeoutError:
-            if timeout is None or not limit.expired():
+            if most is None or not limit.expired():
                 raise
-        raise await self._late(timeout)
+        raise await self._late(most)
 
     async def status(self) -> InstanceStatus:
         """Where the instance stands. Raises InstanceNotFoundError, InstanceConflictError, ServerUnavailableError."""
@@ -272,7 +273,7 @@ class WorkflowHandle(Generic[R]):
             except ServerUnavailableError as error:
                 _log.warning("still waiting for the result of %r: %s", self._target, error)
 
-    async def _late(self, seconds: float) -> ResultTimeoutError:
+    async def _late(self, after: float) -> ResultTimeoutError:
         """Why there is no result yet; what the server does not say at once stays unsaid."""
         target, unserved = self._target, ""
         status = None if target.last is None else target.last.status
@@ -281,7 +282,7 @@ class WorkflowHandle(Generic[R]):
                 status = (await target.look()).record.status
                 if target.workflow is not None and not status.ended:
                     unserved = await target.session.unserved(target.workflow)
-        return ResultTimeoutError(target.id, target.workflow or "", seconds, status, unserved)
+        return ResultTimeoutError(target.id, target.workflow or "", after, status, unserved)
 
     async def _result(self) -> R:
         own = self._target.own

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ import pytest
 from romancy_nats.client import Client
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
-from romancy_nats.errors import WorkflowCancelledError
+from romancy_nats.errors import ConfigurationError, WorkflowCancelledError
 from romancy_nats.jetstream.world import SystemChance
 from romancy_nats.ports import Held
 
@@ -50,3 +51,23 @@ async def test_a_record_slower_than_its_hint_is_not_waited_for_in_seconds() -> N
     handle = Client(cast("Any", world)).get("an id", "order")
     with pytest.raises(WorkflowCancelledError):
         await handle.result(timeout=1.0)
+
+
+@pytest.mark.parametrize(
+    "timeout", [10**400, 1e308, timedelta.max, timedelta(seconds=5), float("inf")], ids=repr
+)
+async def test_a_timeout_is_any_duration(timeout: Any) -> None:
+    disk = SlowDisk(0.01)
+    world = SimpleNamespace(ledger=disk, wire=disk, chance=SystemChance(), patience=None)
+    handle = Client(cast("Any", world)).get("an id", "order")
+    with pytest.raises(WorkflowCancelledError):
+        await handle.result(timeout=timeout)
+
+
+@pytest.mark.parametrize("timeout", [float("nan"), "5", object(), []], ids=["nan", "text", "object", "list"])
+async def test_what_is_no_duration_is_refused(timeout: Any) -> None:
+    disk = SlowDisk(0.01)
+    world = SimpleNamespace(ledger=disk, wire=disk, chance=SystemChance(), patience=None)
+    handle = Client(cast("Any", world)).get("an id", "order")
+    with pytest.raises(ConfigurationError, match=r"the timeout of result\(\)"):
+        await handle.result(timeout=timeout)
