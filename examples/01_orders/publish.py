@@ -13,8 +13,8 @@ from pathlib import Path
 import nats
 from main import Order, order_workflow
 from nats.aio.client import Client as NatsClient
-from nats.js.errors import NoKeysError
-from nats.js.kv import KeyValue
+from nats.js import JetStreamContext
+from nats.js.errors import BucketNotFoundError, NoKeysError
 
 from romancy_nats import Client
 
@@ -33,18 +33,18 @@ async def at_work(url: str, workers: int) -> None:
     connection = await nats.connect(url)  # pyright: ignore[reportUnknownMemberType]
     try:
         stream = connection.jetstream()  # pyright: ignore[reportUnknownMemberType]
-        bucket = await stream.key_value("romancy_workers")
-        while len(await _keys(bucket)) < workers:
+        while len(await _leases(stream)) < workers:
             await asyncio.sleep(GAP)
     finally:
         await connection.close()
 
 
-async def _keys(bucket: KeyValue) -> list[str]:
+async def _leases(stream: JetStreamContext) -> list[str]:
     try:
+        bucket = await stream.key_value("romancy_workers")
         return await bucket.keys()  # pyright: ignore[reportUnknownMemberType]
-    except NoKeysError:
-        return []
+    except (BucketNotFoundError, NoKeysError):
+        return []  # the first worker makes the bucket, and then its key
 
 
 async def publish(client: Client, url: str, orders: Sequence[str]) -> None:

@@ -182,6 +182,7 @@ async def test_a_name_with_dots_is_spelled_encoded_in_the_subject(place: Place) 
 
 async def test_a_start_that_comes_before_its_worker_is_kept(place: Place) -> None:
     async with place.client() as client, outsider(place) as program:
+        await client.send_event("first.write")  # the streams are there from now on
         await program.start("pair", {"a": "1"}, Romancy_Instance_Id="early")
         assert await client.get("early", "pair").status() == "queued"
         async with place.worker(pair):
