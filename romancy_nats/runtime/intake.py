@@ -148,6 +148,14 @@ class Intake:
             delivery.ack()
             self._engine.world.wire.notify(request.notify, b"")
             return
+        await self._take_over(request, delivery, held)
+
+    async def _take_over(self, request: StartRequest, delivery: Delivery, held: Held) -> None:
+        """Claim an instance that needs its start, or is at work for somebody."""
+        if self._engine.stalls.is_known(request.key, held.record):
+            # It broke before its first commit: its start is tried again, but not in a hot loop.
+            delivery.nak(self._engine.stalls.pause())
+            return
         claimed = await self._ownership.claim(request.key, held, delivery)
         if claimed is None:
             return

@@ -39,6 +39,8 @@ MUST_REACH = (
     "MessageReceived",
     "UpdateAnswered",
     "WorkflowRecurred",
+    "Skipped",
+    "stalled",
     *RACES,
 )
 

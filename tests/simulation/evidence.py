@@ -139,7 +139,7 @@ class Evidence:
 
     def parked(self, source: Source, time: float) -> bool:
         """Whether a dead letter was written for it by then."""
-        return self.letters.get(source, float("inf")) <= time
+        return source in self.letters and self.letters[source] <= time
 
 
 def trace(server: MemoryServer, book: Ledgerbook, evidence: Evidence) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from romancy_nats.core.events import ActivityCompleted, ActivityFailed, EventReceived
-from romancy_nats.ports import Held
+from romancy_nats.ports import Held, Source
 from romancy_nats.runtime import engine as engine_module
 from romancy_nats.runtime import instance as instance_module
 from romancy_nats.runtime import messages as messages_module
 from romancy_nats.runtime import rest as rest_module
+from romancy_nats.runtime import skipped as skipped_module
 from romancy_nats.runtime import writing as writing_module
 from romancy_nats.runtime.dispatcher import Dispatcher
 from romancy_nats.runtime.effects import Effects
@@ -21,6 +23,7 @@ from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.janitor import Janitor
 from romancy_nats.runtime.messages import Messages
 from romancy_nats.runtime.registrations import Registrations
+from romancy_nats.runtime.skipped import SkippedAnswers
 from romancy_nats.runtime.sweeper import Sweeper
 from romancy_nats.runtime.writing import read_record
 from romancy_nats.testing.memory.events import Heard, MemoryEvents
@@ -74,6 +77,22 @@ def timeout_and_event(patch: Patch) -> None:
         return not isinstance(event, EventReceived) and moot(execution, event)
 
     patch.setattr(instance_module, "is_moot", never)
+
+
+def skipped_is_never_parked(patch: Patch) -> None:
+    patch.setattr(SkippedAnswers, "begin", lambda self, skipped: None)
+
+
+def skipped_is_parked_twice(patch: Patch) -> None:
+    """A second copy under another place, which no message id makes one with the first."""
+
+    async def twice(world: Any, letter: Any) -> bool:
+        stream, sequence = letter.source
+        await write(world, replace(letter, source=Source(stream, sequence + 1_000_000)))
+        return await write(world, letter)
+
+    write = skipped_module.write_letter
+    patch.setattr(skipped_module, "write_letter", twice)
 
 
 # --- timers

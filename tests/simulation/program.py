@@ -26,9 +26,35 @@ Program = list[Any]
 """`["act", label, mode]`, `["par" | "group" | "seq", ops]`, `["try", op]`, `["sleep", seconds]`, `["timeout", s, op]`,
 `["cleanup", op, op]`, `["fail"]`, and those that wait for others: `["wait", type, key, timeout]`,
 `["listen", type, key, count, timeout]`, `["receive", channel, timeout]`, `["say", type, key, value]`, `["serve"]`.
+Odd ones are `["direct", label, mode, seconds]` (an activity called like a function), `["chain", count, label, seconds]`
+(each input is made of the result before), `["raise", kind]` and `["stall"]`, which waits for nothing.
 
 On the top level `["recur", seconds, op]` begins anew with what comes after it, from beside an `op` that it breaks off
 after some seconds (`None`: from the root itself); `["known", values]` is what the generation before knew."""
+
+
+class OddError(BaseException):
+    """Not even an Exception."""
+
+
+class MuteError(Exception):
+    """One that cannot be printed."""
+
+    def __str__(self) -> str:
+        raise OddError
+
+
+ODD_ERRORS: dict[str, Callable[[], BaseException]] = {
+    "base": OddError,
+    "mute": MuteError,
+    "empty": ValueError,
+    "huge": lambda: ValueError("x" * 2_000_000),
+    "exit": lambda: SystemExit(3),
+    "interrupt": KeyboardInterrupt,
+    "cancelled": asyncio.CancelledError,
+    "closed": GeneratorExit,
+}
+"""What workflow code raises, though nobody should."""
 
 MISFIT = "no"
 """How a value ends that no program takes."""
@@ -45,6 +71,10 @@ Fitting = Annotated[str, AfterValidator(_fits)]
 RETRY = RetryPolicy(max_attempts=4, initial_interval=0.5, backoff_coefficient=3, jitter=0.2)
 PATIENT = RetryPolicy(max_attempts=4, initial_interval=8.0, backoff_coefficient=3, jitter=0.2)
 """Between its attempts an instance rests."""
+
+
+HASTY = RetryPolicy(max_attempts=4, initial_interval=0.05, backoff_coefficient=1.5, jitter=0.2)
+"""Its pauses are so short that failed attempts are recorded with whatever comes next."""
 
 
 @compensation(retry=RETRY)
@@ -77,7 +107,13 @@ async def patient(label: str, mode: str, seconds: float) -> str:
     return await _work(label, mode, seconds)
 
 
-KINDS = {"work": work, "plain": plain, "limited": limited, "patient": patient}
+@activity(retry=HASTY, name="hasty")
+async def hasty(label: str, mode: str, seconds: float) -> str:
+    """One piece of work with short pauses between its attempts."""
+    return await _work(label, mode, seconds)
+
+
+KINDS = {"hasty": hasty, "work": work, "plain": plain, "limited": limited, "patient": patient}
 
 
 async def _work(label: str, mode: str, seconds: float) -> str:
@@ -163,8 +199,29 @@ async def _run(ctx: WorkflowContext, op: list[Any]) -> list[str]:  # noqa: C901 
             raise ValueError("as the program says")
         case ["known", values]:
             return list(values)
+        case ["direct" | "chain" | "raise" | "stall", *_]:
+            return await _odd(ctx, op)
         case _:
             return await _wait(ctx, op)
+
+
+async def _odd(ctx: WorkflowContext, op: list[Any]) -> list[str]:
+    """The operations that are rare."""
+    match op:
+        case ["direct", label, mode, seconds]:
+            return [await plain(label, mode, seconds)]
+        case ["chain", count, label, seconds]:
+            values = [label]
+            for _ in range(count):
+                values.append(await ctx.run(plain, f"{label} after {values[-1]}", "ok", seconds))
+            return values[1:]
+        case ["raise", kind]:
+            raise ODD_ERRORS[kind]()
+        case ["stall"]:
+            await asyncio.get_running_loop().create_future()
+            return []
+        case _:
+            raise AssertionError(f"no such operation: {op!r}")
 
 
 async def _wait(ctx: WorkflowContext, op: list[Any]) -> list[str]:

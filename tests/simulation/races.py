@@ -11,6 +11,7 @@ from romancy_nats.core.events import (
     MessageReceived,
     TimerFired,
     TimerStarted,
+    UpdateAnswered,
     UpdateRequested,
     WorkflowCompleted,
 )
@@ -36,6 +37,7 @@ RACES = (
     "message after the end",
     "read from the archive",
     "archived by another worker",
+    "update carried over",
 )
 _CLOSE = 0.5
 """Seconds within which two things count as a race."""
@@ -53,6 +55,9 @@ def races(case: Case) -> Counter[str]:
     said = [said for said in case.told.said if said.kind in ("message", "update") and said.refused]
     found["message after the end"] += len(said)
     found["read from the archive"] += bool(case.told.reread and case.cleared)
+    asked = {p.event.id: p.generation for p in case.events if isinstance(p.event, UpdateRequested)}
+    answered = [p for p in case.events if isinstance(p.event, UpdateAnswered) and not p.event.rejected]
+    found["update carried over"] += sum(p.generation > asked.get(p.event.id, p.generation) for p in answered)
     enders = [v.process for v in case.versions if v.record.status.ended]
     found["archived by another worker"] += len(set(enders)) > 1
     return found

@@ -15,7 +15,7 @@ from typing import Any
 from romancy_nats import Client, InstanceConflictError, InstanceStatus, WorkflowHandle
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord
-from romancy_nats.errors import RomancyError, WorkflowError
+from romancy_nats.errors import RomancyError, WorkflowError, WorkflowStalledError
 from romancy_nats.runtime.engine import Engine
 from romancy_nats.runtime.tuning import Tuning
 from romancy_nats.testing.memory import Faults, MemoryServer, MemoryWorld
@@ -24,6 +24,7 @@ from tests.simulation.case import CONFLICT, Told
 from tests.simulation.checker import check
 from tests.simulation.evidence import Evidence, trace
 from tests.simulation.kept import Kept
+from tests.simulation.oddities import ODD_SHARE, odd
 from tests.simulation.program import Program, interpreter, make, recurring
 from tests.simulation.record import Ledgerbook, Record
 from tests.simulation.slots import Slots
@@ -106,7 +107,17 @@ def plan(seed: int) -> Plan:
     recurs = Random(f"{seed}/recurs")
     if recurs.random() < RECURRING:
         plan.programs = [recurring(recurs, program) for program in plan.programs]
+    _add_what_is_odd(plan, Random(f"{seed}/odd"))
     return plan
+
+
+def _add_what_is_odd(plan: Plan, dice: Random) -> None:
+    if dice.random() >= ODD_SHARE:
+        return
+    sendings = plan.sendings or [[] for _ in plan.programs]
+    made = [odd(dice, f"i{number}", program) for number, program in enumerate(plan.programs)]
+    plan.programs = [each.program for each in made]
+    plan.sendings = [said + each.sendings for said, each in zip(sendings, made, strict=True)]
 
 
 def _wait(plan: Plan, dice: Random) -> None:
@@ -324,6 +335,12 @@ class _Run:
                 told.outcome = "completed"
             except InstanceConflictError:
                 told.outcome = CONFLICT
+            except WorkflowStalledError as error:
+                if ["stall"] in told.program:
+                    # Until somebody cancels it.
+                    await asyncio.sleep(1)
+                    continue
+                told.outcome, told.error = type(error).__name__, str(error)
             except WorkflowError as error:
                 told.outcome = type(error).__name__
                 told.error = str(error)

@@ -13,6 +13,7 @@ from romancy_nats.core.commit import Commit
 from romancy_nats.core.events import (
     EventReceived,
     MessageReceived,
+    Skipped,
     TimerCancelled,
     TimerFired,
     TimerStarted,
@@ -175,4 +176,33 @@ def test_unspoiled_it_is_clean(archive_after: float) -> None:
 def test_what_is_planted_is_found(name: str) -> None:
     archive_after, plant, seen = PLANTS[name]
     violations = run(_plan(archive_after), plant).violations
+    assert any(seen in violation for violation in violations), violations
+
+
+SKIPS: list[Any] = [["wait", "news", "i0", 30.0]]
+MISFITTING = [
+    Sending("event", "news", "i0", AT_THE_WAIT, 1.0, misfit=True),
+    Sending("event", "news", "i0", AT_THE_WAIT, 2.0),
+]
+SKIPPED: dict[str, tuple[Callable[[Finished], None], str]] = {
+    "copy lost": (lambda d: d.evidence.letters.clear(), "was skipped, and no copy"),
+    "copy of what was not skipped": (each(Skipped, lambda e: []), "was not skipped, and is parked"),
+}
+
+
+def _skipping() -> Plan:
+    faults = Faults(seed=1, latency=0.01)
+    return Plan(1, faults, 1, 1, [SKIPS], [None], sendings=[MISFITTING], scheduled=False)
+
+
+def test_unspoiled_a_misfit_is_clean() -> None:
+    report = run(_skipping())
+    assert not report.violations
+    assert report.reached["Skipped"] == 1
+
+
+@pytest.mark.parametrize("name", SKIPPED)
+def test_what_is_planted_in_misfits_is_found(name: str) -> None:
+    plant, seen = SKIPPED[name]
+    violations = run(_skipping(), plant).violations
     assert any(seen in violation for violation in violations), violations

@@ -75,8 +75,31 @@ PROGRAMS: dict[str, tuple[list[object], float | None]] = {
         ],
         None,
     ),
+    "skips": (
+        [["act", "work", "a", "ok", 0.1], ["wait", "news", "i0", None], ["act", "plain", "b", "fatal", 0.1]],
+        None,
+    ),
+    "carries over": (
+        [
+            ["receive", "a", None],
+            ["recur", 0.0, None],
+            ["act", "work", "a", "ok", 0.1],
+            ["serve"],
+            ["receive", "a", None],
+        ],
+        None,
+    ),
 }
 SENDINGS = {
+    "skips": [
+        Sending("event", "news", "i0", AT_THE_WAIT, 0.1, misfit=True),
+        Sending("event", "news", "i0", AT_THE_WAIT, 1.0, again_every=20.0),
+    ],
+    "carries over": [
+        Sending("update", "put", None, 1, 0.1, seconds=0.5),
+        Sending("message", "a", None, AT_THE_WAIT, 1.0),
+        Sending("message", "a", None, AT_THE_WAIT, 3.0),
+    ],
     "waits": [
         Sending("event", "news", "i0", AT_THE_WAIT, 0.2, again_every=20.0),
         Sending("message", "a", None, AT_THE_WAIT, 0.5, again_every=20.0),
@@ -109,11 +132,13 @@ def _sweep(program: str, replicas: int, workers: int, slot: int = 0, crash_at: i
 
 
 # A program that waits has many more boundaries: its share of the time is bounded by fewer settings.
+FEWER = {program: [(1, 2), (3, 2)] for program in ("waits", "skips", "carries over")}
 SWEEPS = [
     (program, replicas, workers)
     for program in PROGRAMS
-    for replicas, workers in ([(1, 2), (3, 2)] if program == "waits" else [(1, 1), (1, 2), (3, 1), (3, 2)])
+    for replicas, workers in FEWER.get(program, [(1, 1), (1, 2), (3, 1), (3, 2)])
 ]
+REACHED = {"skips": "Skipped", "carries over": "update carried over", "recurs": "WorkflowRecurred"}
 
 
 @pytest.mark.parametrize(("program", "replicas", "workers"), SWEEPS)
@@ -121,6 +146,7 @@ def test_a_crash_at_every_boundary(program: str, replicas: int, workers: int) ->
     """One run per port call of the busiest worker before its effect, and one per port call after it."""
     whole = run(_sweep(program, replicas, workers))
     assert not whole.violations
+    assert program not in REACHED or whole.reached[REACHED[program]]
     boundaries = max(whole.boundaries)
     slot = whole.boundaries.index(boundaries)
     assert boundaries > 30

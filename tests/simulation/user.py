@@ -55,7 +55,7 @@ class Speaker:
     async def _once(self, sending: Sending) -> None:
         number = self.told.numbers = self.told.numbers + 1
         value = f"{self.told.id}/{sending.kind}{number}"
-        if sending.kind in ("event", "update") and number % 5 == 0:
+        if sending.misfit or (sending.kind in ("event", "update") and number % 5 == 0):
             value += MISFIT
         said = Said(sending.kind, value)
         while not await self._tried(sending, said):

@@ -34,6 +34,8 @@ class Sending:
     seconds: float = 0.0
     again_every: float = 0.0
     """Said again and again until the instance has ended: it waits without a limit."""
+    misfit: bool = False
+    """Whether no program takes it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -276,6 +276,30 @@ class OddError(BaseException):
     """Not even an Exception."""
 
 
+def test_one_that_breaks_before_its_first_commit_is_not_tried_in_a_hot_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main(place: Place) -> None:
+        tries, real = 0, Instance._step
+
+        def broken(self: Instance, *args: Any) -> bool:
+            nonlocal tries
+            tries += 1
+            raise OddError
+
+        monkeypatch.setattr(Instance, "_step", broken)
+        async with place.worker("a"):
+            handle = await place.client.start(counts.options(id="x"), 1)
+            await asyncio.sleep(100)
+            assert 1 < tries < 10
+            monkeypatch.setattr(Instance, "_step", real)
+            async with asyncio.timeout(100):
+                while await handle.status() is not InstanceStatus.COMPLETED:
+                    await asyncio.sleep(1)
+
+    played(main)
+
+
 def test_one_that_cannot_be_let_go_keeps_no_other_and_no_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main(place: Place) -> None:
         real = rest_module.resting_record
