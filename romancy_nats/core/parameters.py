@@ -30,6 +30,10 @@ _EXPLICIT = frozenset({"args", "kwargs"})
 Call = tuple[list[Any], dict[str, Any]]
 
 
+class ArgumentsNotMadeError(PayloadError):
+    """The recorded reason why there are no arguments for a call: no further attempt finds any."""
+
+
 class Slot(NamedTuple):
     """One parameter."""
 
@@ -111,8 +115,9 @@ class Parameters:
             return [], {}
         call: Any = Decoder(self._registry).unpack(data)
         if not _is_call(call):
-            why = call if isinstance(call, str) else "these bytes are not the arguments of a call"
-            raise PayloadError(f"{self.name}: {why}")
+            if isinstance(call, str):
+                raise ArgumentsNotMadeError(f"{self.name}: {call}")
+            raise PayloadError(f"{self.name}: these bytes are not the arguments of a call")
         if not call[1] and self._by_position_only and len(call[0]) == len(self._positional):
             return [recall(value) for recall, value in zip(self._recalls, call[0], strict=True)], {}
         return self._read(call[0], call[1], ValueCodec[Any].recall)

@@ -11,6 +11,7 @@ from romancy_nats.core.error_text import class_key, error_text, is_one_of, shown
 from romancy_nats.core.events import ActivityAttemptFailed, ActivityCompleted, ActivityFailed
 from romancy_nats.core.failure import Failure
 from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.parameters import ArgumentsNotMadeError
 from romancy_nats.core.pending import PendingActivity
 from romancy_nats.core.plain import decode_plain, encode_plain
 from romancy_nats.core.retry import asked_delay
@@ -68,7 +69,10 @@ class Attempts:
         try:
             self._begin()
         except BaseException as error:  # noqa: BLE001 - the boundary: decoding runs code of a user
-            self._attempt_ended(None, error)
+            if is_one_of(error, (ArgumentsNotMadeError,)):
+                self._failed(error, final=True)
+            else:
+                self._attempt_ended(None, error)
 
     def give_up(self) -> None:
         """The result no longer counts: interrupt async code, raise the flag for a thread."""
