@@ -19,7 +19,6 @@ from romancy_nats import WorkflowContext, activity, activity_context, workflow
 from romancy_nats.jetstream import stored
 from romancy_nats.jetstream.connection import Connection
 from romancy_nats.jetstream.server import EmbeddedServer
-from romancy_nats.runtime.keepalive import Keepalive
 from tests.integration import lives
 from tests.integration.lives import Line, blocking, chain, deadly, faltering
 from tests.integration.place import Place, until, until_status
@@ -368,24 +367,14 @@ async def lasts(ctx: WorkflowContext) -> int:
     return await ctx.run(lasting)
 
 
-async def test_what_runs_when_a_worker_fails_has_not_failed(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_runs_when_the_program_around_a_worker_fails_has_not_failed(place: Place) -> None:
     attempts.clear()
-    broken = asyncio.Event()
-
-    async def fail(_: Keepalive) -> None:
-        await broken.wait()
-        raise RuntimeError("the service broke")
-
     async with place.client() as client:
         handle = await client.start(lasts)
-        with monkeypatch.context() as patch, pytest.RaisesGroup(RuntimeError, flatten_subgroups=True):
-            patch.setattr(Keepalive, "run", fail)
+        with pytest.raises(RuntimeError, match="the program broke"):
             async with place.worker(lasts):
                 await until(lambda: attempts == [1])
-                broken.set()
-                await asyncio.sleep(60)
+                raise RuntimeError("the program broke")
         async with place.worker(lasts):
             assert await handle.result(5) == 2
         assert attempts == [1, 1], "the first attempt was interrupted, which counts for nothing"
@@ -402,18 +391,6 @@ async def test_a_cancelled_block_lets_go_of_its_instances(place: Place) -> None:
         info = await handle.describe()
         # At rest as it would be anyway if its timer was recorded by then, else for others to take up.
         assert (info.owner, info.status in ("queued", "waiting_for_timer")) == (None, True)
-
-
-async def test_a_service_that_fails_ends_the_worker_loudly(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def fail(_: Keepalive) -> None:
-        raise RuntimeError("the service broke")
-
-    with monkeypatch.context() as patch, pytest.RaisesGroup(RuntimeError, flatten_subgroups=True):
-        patch.setattr(Keepalive, "run", fail)
-        async with asyncio.timeout(5), place.worker(sleeper):
-            await asyncio.sleep(60)
 
 
 @pytest.mark.slow

@@ -271,8 +271,12 @@ async def test_a_compensation_that_asks_for_more_than_there_is(place: Place) -> 
     @workflow
     async def order(ctx: WorkflowContext) -> None:
         await ctx.run(take, item="a")
+        raise ValueError("no more")
 
     async with place.run(order) as client:
         handle = await client.start(order)
-        with pytest.raises(Exception, match="nobody_gave"):
+        with pytest.raises(WorkflowFailedError, match="no more"):
             await handle.result(3)
+        [undone] = (await handle.describe()).compensations
+        assert undone.status == "failed"
+        assert "nobody_gave" in undone.error

@@ -88,7 +88,7 @@ async def payer(ctx: WorkflowContext, key: str | None = None, timeout: float | N
 @workflow
 async def typed(ctx: WorkflowContext) -> int:
     try:
-        event = await ctx.wait_event("payment.completed", model=Payment)
+        event = await ctx.wait_event("payment.completed", model=Payment, invalid="raise")
     except ValidationError:
         return -1
     return event.data.amount
