@@ -581,7 +581,8 @@ def test_dev_runs_a_server_that_keeps_its_data(own: Cli) -> None:
 
 
 def test_dev_reports_a_failed_run(own: Cli) -> None:
-    done = own("dev", "shop:app", "--run", "order", "--input", '{"item": "a", "fail": true}', exit=1)
+    failing = '{"item": "a", "fail": true}'
+    done = own("dev", "shop:app", "--run", "order", "--input", failing, exit=1, traceback=True)
     assert done.stdout == ""
     assert "RetryExhaustedError" in done.stderr
     own("dev", "shop:app", "--run", "order", "--input", '{"itm": "a"}', exit=2)
