@@ -14,7 +14,7 @@ from tests.chaos.record import wall_clock
 from tests.chaos.stage import Stage, staged
 from tests.chaos.test_kills import judged
 
-pytestmark = [pytest.mark.anyio, pytest.mark.chaos]
+pytestmark = [pytest.mark.anyio, pytest.mark.chaos, pytest.mark.long]
 # Record writes: 1 claims, 2 says compensating, 3 rests. Commits: 1 started, 2 and 3 reserved, 4 failed, 5 and 6 undone.
 POINTS = (
     "write:1:before",

@@ -26,7 +26,7 @@ from romancy_nats import (
 from romancy_nats.jetstream.server import LocalServer
 from tests.integration.place import until_status
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
 TIMEOUT = 1.0
 MUCH_LATER = 6.0

@@ -30,7 +30,7 @@ from romancy_nats import (
 )
 from tests.integration.place import Place, until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
 TWICE = RetryPolicy(max_attempts=2, initial_interval=0.001, jitter=0)
 Harm = Callable[[], Any]

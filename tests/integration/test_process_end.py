@@ -19,7 +19,7 @@ from romancy_nats import Client
 from romancy_nats.jetstream.server import LocalServer
 from tests.integration.place import Place
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
 APP = """
 import asyncio, os, re, sys, threading, time

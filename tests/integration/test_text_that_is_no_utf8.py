@@ -27,7 +27,7 @@ from romancy_nats import (
 )
 from tests.integration.place import Place, until_status
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
 BAD = "a\ud800b"
 OURS = (InvalidNameError, PayloadError)
