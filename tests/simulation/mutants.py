@@ -122,7 +122,7 @@ MUTANTS = (
     Mutant("L5", waiting.registration_stays, 17, "is still registered"),
     Mutant("L5", waiting.timeout_and_event, 19, "timeout XOR event"),
     Mutant("L5", waiting.message_lost_at_rest, 109, "times in its history"),
-    Mutant("L5", waiting.resume_answered_from_memory, 1065, "(L5)"),
+    Mutant("L5", waiting.resume_answered_from_memory, 6101, "(L5)", {**SHORT_STALLS, "crash": 0.02}),
     Mutant("L6", waiting.order_is_not_kept, 30, "came after the later"),
     Mutant("L6", waiting.own_message_gets_no_number, 109, "came after the later", UNSURE),
     Mutant("L8", waiting.due_fires_what_comes_later, 208, "before it was due"),
@@ -135,6 +135,8 @@ MUTANTS = (
     Mutant("archive", waiting.cleared_before_it_is_archived, 14, "when no archive had it"),
     Mutant("archive", waiting.nobody_tidies, 14, "never left the ledger"),
     Mutant("L5", recurring.earlier_messages_are_forgotten, 743, "parked: InstanceEnded", LOSING),
-    Mutant("L5", recurring.acked_between_generations, 42, "(L5)", {"pause": 0.02}),
+    Mutant(
+        "L5", recurring.acked_between_generations, 5, "(L5)", {"pause": 0.02, "pause_for": 17, "crash": 0.04}
+    ),
     Mutant("archive", recurring.old_histories_stay, 42, "the ledger still holds"),
 )
