@@ -102,7 +102,9 @@ class Messages:
             delivery.ack()
             return
         if record.commits == 0 and await read_commit(self._engine.world, key, record.generation, 1) is None:
-            # Only a start may claim an instance that has no commit yet (L1).
+            # Only a start may claim an instance that has no commit yet (L1); a retry lets it do so at once.
+            if kind == "retry":
+                self._engine.stalls.forget(key)
             delivery.nak(1.0)
             return
         if _waits_for_code(kind, delivery) and self._engine.stalls.is_known(key, record):

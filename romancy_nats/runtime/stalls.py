@@ -30,6 +30,10 @@ class Stalls:
         if len(self._known) > _MOST_REMEMBERED:
             self._known.popitem(last=False)
 
+    def forget(self, key: InstanceKey) -> None:
+        """Somebody asks for another try: the next message of the instance tries it at once."""
+        self._known.pop(key, None)
+
     def is_known(self, key: InstanceKey, record: InstanceRecord) -> bool:
         """Whether the instance is stalled just as this worker found it a while ago: trying again tells nothing new."""
         reason, until = self._known.get(key, ("", 0.0))
