@@ -130,8 +130,14 @@ class Execution:
         self.owed: list[Command] = []
         self.waiting = Waits(key, self.emit, self.loop.create_future)
         self.conversions = Conversions(self.emit, lambda: self.max_value)
+        root = self.root = Root(self)
         self.handlers = Handlers(
-            self.emit, self._spawn, self.encode_value, self.encode_failure, self.conversions
+            self.emit,
+            self._spawn,
+            self.encode_value,
+            self.encode_failure,
+            self.conversions,
+            lambda: root.unwinds,
         )
         self.sent: dict[InstanceKey, int] = {}
         """How many messages went to which instance."""
@@ -150,7 +156,6 @@ class Execution:
         self._origins: list[Origin] = []
         self._counts: dict[str, int] = {}
         self._ids: set[str] = set()
-        self.root = Root(self)
         self._replayed = 0
 
     @cached_property

@@ -44,12 +44,15 @@ class Handlers:
         encode_value: Callable[[object, str], bytes],
         encode_failure: Callable[[BaseException], bytes],
         conversions: Conversions,
+        unwinds: Callable[[], bool],
     ) -> None:
+        """`unwinds`: whether the body of the workflow has ended, and what is left of its tasks is cancelled."""
         self._emit = emit
         self._spawn = spawn
         self._encode_value = encode_value
         self._encode_failure = encode_failure
         self._conversions = conversions
+        self._unwinds = unwinds
         self._queries: dict[str, Handler] = {}
         self._updates: dict[str, Handler] = {}
         self._early: list[UpdateRequested] = []
@@ -62,7 +65,7 @@ class Handlers:
 
     def close(self) -> None:
         """The code is evicted: nothing is to refer to whom it belonged."""
-        self._emit = self._spawn = self._encode_value = self._encode_failure = refuse_call
+        self._emit = self._spawn = self._encode_value = self._encode_failure = self._unwinds = refuse_call
         self._queries.clear()
         self._updates.clear()
 
@@ -118,7 +121,7 @@ class Handlers:
             if handler.validate is not None:
                 handler.validate(*args, **kwargs)
         except BaseException as error:
-            if _is_ended(error):
+            if self._is_interrupted(error):
                 raise
             self._answer(UpdateAnswered(request.id, failure=self._encode_failure(error), rejected=True))
             return
@@ -129,7 +132,7 @@ class Handlers:
                 result = await result
             answered = UpdateAnswered(request.id, result=self._encode_value(result, what))
         except BaseException as error:
-            if _is_ended(error):
+            if self._is_interrupted(error):
                 raise
             answered = UpdateAnswered(request.id, failure=self._encode_failure(error))
         self._answer(answered)
@@ -150,6 +153,17 @@ class Handlers:
         if data != NO_ARGUMENTS:
             self._conversions.made(request, data)
         return call
+
+    def _is_interrupted(self, error: BaseException) -> bool:
+        """Whether a handler did not end by itself: cancelled by the end of its workflow, evicted or freed, or it recurred."""
+        loop = current_loop()
+        if (
+            not isinstance(loop, DeterministicLoop)
+            or not loop.in_step
+            or is_one_of(error, (RecurredElsewhere,))
+        ):
+            return True
+        return is_one_of(error, (asyncio.CancelledError,)) and self._unwinds()
 
     def _answer(self, answered: UpdateAnswered) -> None:
         if self.running.pop(answered.id, None) is not None:
@@ -187,15 +201,6 @@ class Handlers:
 def _check_function(fn: object, call: str) -> None:
     if not callable(fn):
         raise ConfigurationError(f"{call} takes a function, not {type(fn).__name__}")
-
-
-def _is_ended(error: BaseException) -> bool:
-    """Whether a handler did not raise by itself: cancelled with its workflow, evicted or freed, or it recurred."""
-    loop = current_loop()
-    if not isinstance(loop, DeterministicLoop) or not loop.in_step or is_one_of(error, (RecurredElsewhere,)):
-        return True
-    task = asyncio.current_task()
-    return is_one_of(error, (asyncio.CancelledError,)) and task is not None and task.cancelling() > 0
 
 
 def _at_once(coroutine: Any, name: str) -> Any:

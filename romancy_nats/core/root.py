@@ -50,6 +50,8 @@ class Root:
         self._cancel: CancelRequested | None = None
         self._timed_out: float = 0.0
         self._interruptible = False
+        self.unwinds = False
+        """Whether the body has ended: its other tasks are cancelled, then what was done is undone."""
         self._next: bytes | None = None
         self.failure = b""
         """What the workflow code raised, as it is recorded."""
@@ -114,6 +116,7 @@ class Root:
             ending = WorkflowFailed(execution.encode_failure(error))
         # From here on neither cancel nor timeout interrupts: what was done is undone to the end.
         self._interruptible = False
+        self.unwinds = True
         await cancel_others(execution.loop.live_tasks(), "the workflow has ended")
         if isinstance(ending, WorkflowRecurred):
             ending = self._recurred(ending)

@@ -60,6 +60,12 @@ async def shop(ctx: WorkflowContext) -> int:
     def explode() -> None:
         raise LookupError("gone")
 
+    async def give_up() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+
     ctx.on_query("total", lambda: total)
     ctx.on_query("item", lambda: Item("tea", total))
     ctx.on_query("random", lambda: ctx.random.random())
@@ -70,6 +76,7 @@ async def shop(ctx: WorkflowContext) -> int:
     ctx.on_update("add", add, positive)
     ctx.on_update("buy", buy)
     ctx.on_update("explode", explode)
+    ctx.on_update("give up", give_up)
     waiting = asyncio.create_task(woken.wait())
     await ctx.receive("done")
     ctx.on_update("late", add)
@@ -175,6 +182,13 @@ def test_an_update_that_fails_leaves_the_workflow_alone() -> None:
     (answered,) = update(run, "u1", "explode")
     assert not answered.rejected
     assert failure(answered).error_type == "LookupError"
+    assert done(run) == 0
+
+
+def test_an_update_whose_handler_is_cancelled_has_failed_though_the_workflow_goes_on() -> None:
+    run = Run(shop)
+    (answered,) = update(run, "u1", "give up")
+    assert failure(answered).error_type == "CancelledError"
     assert done(run) == 0
 
 
