@@ -155,7 +155,7 @@ class Handlers:
         return call
 
     def _is_interrupted(self, error: BaseException) -> bool:
-        """Whether a handler did not end by itself: cancelled by the end of its workflow, evicted or freed, or it recurred."""
+        """Whether a handler did not end by itself: its workflow ended, its code is evicted or freed, or it recurred."""
         loop = current_loop()
         if (
             not isinstance(loop, DeterministicLoop)
