@@ -6,7 +6,8 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-unexport PYTHONPATH PYTHONHOME
+# Hundreds of tests start a process of their own: without its byte code each compiles the whole package.
+unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 PY := $(BIN)/python

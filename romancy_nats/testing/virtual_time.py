@@ -38,7 +38,9 @@ class SpinningError(RomancyError):
 class NumberedTask(asyncio.Task[T]):
     """asyncio and anyio keep tasks in sets; ordered by address, no run would be like the other."""
 
-    number = 0
+    def __init__(self, coro: Any, number: int, **options: Any) -> None:
+        self.number = number  # first: the constructor of Task hashes it
+        super().__init__(coro, **options)
 
     def __hash__(self) -> int:
         return self.number
@@ -62,6 +64,37 @@ class _Handle(asyncio.Handle):
         self._args = args
         self._cancelled = False
         self._repr = None
+
+
+class _TimerHandle(asyncio.TimerHandle):
+    """The same for timers."""
+
+    _source_traceback = None
+    _when: float
+
+    def __init__(
+        self,
+        when: float,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        loop: VirtualTimeLoop,
+        context: Any,
+    ) -> None:
+        self._when = when
+        self._context = copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = None
+        self._scheduled = True
+
+    def cancel(self) -> None:
+        if not self._cancelled:
+            self._cancelled = True
+            self._callback = self._args = None  # type: ignore[assignment]
+            if self._scheduled:
+                self._loop._timer_cancelled_count += 1
 
 
 class VirtualTimeLoop(asyncio.BaseEventLoop):
@@ -103,23 +136,22 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
     def call_later(  # type: ignore[override]
         self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        return self.call_at(self._virtual + delay, callback, *args, context=context)
+        return self._schedule(_TimerHandle(self._virtual + delay, callback, args, self, context))
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        handle: Any = asyncio.TimerHandle(when, callback, args, self, context)
+        return self._schedule(_TimerHandle(when, callback, args, self, context))
+
+    def _schedule(self, handle: _TimerHandle) -> _TimerHandle:
         self._timers_made += 1
-        heapq.heappush(self._scheduled, (when, self._timers_made, handle))
-        handle._scheduled = True
-        return handle  # type: ignore[no-any-return]
+        heapq.heappush(self._scheduled, (handle._when, self._timers_made, handle))
+        return handle
 
     def create_task(self, coro: Any, **options: Any) -> asyncio.Task[Any]:
         self._tasks_made += 1
         options["name"] = options.get("name") or f"task-{self._tasks_made}"
-        task: NumberedTask[Any] = NumberedTask(coro, loop=self, **options)
-        task.number = self._tasks_made
-        return task
+        return NumberedTask(coro, self._tasks_made, loop=self, **options)
 
     # --- threads: time stands still, and the loop really waits, while one is at work
 
@@ -183,24 +215,29 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
             raise SpinningError(
                 f"{MOST_ROUNDS:,} rounds at {self._virtual:g} s without time passing" + self._tasks()
             )
-        if self._random is None:
-            for _ in range(len(ready)):
-                self._run(ready.popleft())
-        else:
-            for _ in range(len(ready)):
-                if len(ready) > 1:
-                    self._pick(self._random)
-                self._run(ready.popleft())
+        dice = self._random
+        for _ in range(len(ready)):
+            if dice is not None and len(ready) > 1:
+                self._pick(dice)
+            handle = ready.popleft()
+            if handle._cancelled or (self._frozen and self._set_aside(handle)):
+                continue
+            # What Handle._run does, without the call of it.
+            try:
+                handle._context.run(handle._callback, *handle._args)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # noqa: BLE001 - as in Handle._run
+                text = f"Exception in callback {handle._callback!r}"
+                self.call_exception_handler({"message": text, "exception": error, "handle": handle})
 
-    def _run(self, handle: Any) -> None:
-        if handle._cancelled:
-            return
-        if self._frozen:
-            aside = self._frozen.get(handle._context.get(PROCESS))
-            if aside is not None:
-                aside.append(handle)
-                return
-        handle._run()
+    def _set_aside(self, handle: Any) -> bool:
+        """Whether the handle is of a process that stands still; it runs when that goes on."""
+        aside = self._frozen.get(handle._context.get(PROCESS))
+        if aside is None:
+            return False
+        aside.append(handle)
+        return True
 
     def _pick(self, dice: random.Random) -> None:
         """Bring the handle that is to run next to the front."""

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from romancy_nats.jetstream.server import LocalServer
+from tests.integration.command import romancy
 
 APP = """
 import asyncio, os
@@ -97,16 +98,7 @@ class Cli:
     def __call__(
         self, *args: str, exit: int = 0, stdin: str = "", traceback: bool = False, **env: str | None
     ) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "romancy_nats", *args],
-            cwd=self.directory,
-            env=self._env(env),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = romancy(args, self.directory, self._env(env), stdin)
         assert done.returncode == exit, f"{args}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert traceback or "Traceback" not in done.stderr
         return done

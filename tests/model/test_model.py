@@ -31,6 +31,7 @@ def test_every_run_ends(check: Check) -> None:
     assert not verdict.violation, f"after {verdict.steps} steps: {verdict.violation}"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mutant", MUTANTS, ids=_name)
 def test_a_mutant_is_noticed(mutant: Check) -> None:
     assert verify(MODEL, mutant.defines, depth=SHORT).violation

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from romancy_nats.core.commit import Commit
 from romancy_nats.core.events import EVENTS as SPECS
-from romancy_nats.core.events import ActivityScheduled, Command, Event, is_command
+from romancy_nats.core.events import ActivityScheduled, Command, Converted, Event, is_command
 from romancy_nats.core.execution import Execution
 from romancy_nats.core.history import History
 from romancy_nats.core.ids import InstanceKey
@@ -283,6 +283,9 @@ def test_a_changed_command_is_a_mismatch(
     key, commits = history
     place = data.draw(st.sampled_from(_places(commits)))
     command: Any = commits[place[0]].events[place[1]]
+    if isinstance(command, Converted):
+        # What was made of data from outside: a replay uses it where the code asks for it, and passes over it elsewhere.
+        return
     if change == "renamed" and not isinstance(command, ActivityScheduled):
         return
     events = {"dropped": [], "doubled": [command, command]}
