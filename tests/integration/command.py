@@ -20,8 +20,10 @@ from functools import cache
 from pathlib import Path
 
 _PARENT = """
-import json, os, runpy, sys
+import gc, json, os, runpy, sys
 import romancy_nats.cli.main
+
+gc.freeze()
 
 for line in sys.stdin:
     request = json.loads(line)
