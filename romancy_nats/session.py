@@ -35,10 +35,10 @@ from romancy_nats.ports import Delivery, Duplicate, Held, Listed, Message, World
 from romancy_nats.runtime.asking import UpdateCall, ask_query
 from romancy_nats.runtime.messages import ENDING_KINDS
 from romancy_nats.runtime.outbox import Outbox, update_message
-from romancy_nats.runtime.rejection import end_unclaimed
 from romancy_nats.runtime.tail import recorded
 from romancy_nats.runtime.watching import WatchItem, watch
-from romancy_nats.runtime.writing import answered_in_time, publish, read_record, until_answered
+from romancy_nats.storage.records import answered_in_time, publish, read_record, until_answered
+from romancy_nats.storage.unclaimed import end_unclaimed
 
 T = TypeVar("T")
 _PAGE = 200

@@ -7,7 +7,7 @@ from romancy_nats.errors import InvalidNameError
 from romancy_nats.ports import Delivery
 from romancy_nats.runtime.owner import HeldDelivery
 from romancy_nats.runtime.ownership import Ownership
-from romancy_nats.runtime.writing import microseconds, read_record
+from romancy_nats.storage.records import microseconds, read_record
 
 _OWNED_PAUSE = 0.5
 _LONGEST_OWNED_PAUSE = 30.0

@@ -42,7 +42,7 @@ from romancy_nats.runtime.alarms import idle, next_due
 from romancy_nats.runtime.effects import Effects
 from romancy_nats.runtime.owner import HeldDelivery, Owner
 from romancy_nats.runtime.progress import EMITTED, write_progress
-from romancy_nats.runtime.writing import microseconds, read_commit
+from romancy_nats.storage.records import microseconds, read_commit
 
 P = ParamSpec("P")
 _log = logging.getLogger("romancy.worker")

@@ -17,8 +17,8 @@ from romancy_nats.ports import Delivery, Held, Refusal, Refused
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.owner import HeldDelivery
 from romancy_nats.runtime.ownership import Ownership
-from romancy_nats.runtime.rejection import record_rejection
-from romancy_nats.runtime.writing import microseconds, read_record, write_record
+from romancy_nats.storage.records import microseconds, read_record, write_record
+from romancy_nats.storage.unclaimed import record_rejection
 
 _log = logging.getLogger("romancy.worker")
 

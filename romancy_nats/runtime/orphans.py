@@ -13,8 +13,8 @@ from romancy_nats.core.ids import MAX_NAME_CHARACTERS, InstanceKey
 from romancy_nats.core.times import span
 from romancy_nats.errors import InvalidNameError, PermissionDeniedError, RomancyError, StorageError
 from romancy_nats.ports import DeadLetter, Delivery, Refused, Unclaimed
-from romancy_nats.runtime.rejection import record_rejection
-from romancy_nats.runtime.writing import microseconds
+from romancy_nats.storage.records import microseconds
+from romancy_nats.storage.unclaimed import record_rejection
 
 if TYPE_CHECKING:
     from romancy_nats.runtime.engine import Engine

@@ -18,7 +18,7 @@ from romancy_nats.ports import DeadLetter, Delivery, Held, Source
 from romancy_nats.runtime import claim
 from romancy_nats.runtime.dead_letters import write_letter
 from romancy_nats.runtime.instance import Instance
-from romancy_nats.runtime.writing import read_record
+from romancy_nats.storage.records import read_record
 
 if TYPE_CHECKING:
     from romancy_nats.runtime.engine import Engine

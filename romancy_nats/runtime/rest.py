@@ -25,7 +25,7 @@ from romancy_nats.errors import RomancyError, WorkflowRuleError
 from romancy_nats.ports import Refused, WriteReply
 from romancy_nats.runtime.alarms import next_due
 from romancy_nats.runtime.owner import HeldDelivery
-from romancy_nats.runtime.writing import microseconds, write_record
+from romancy_nats.storage.records import microseconds, write_record
 
 if TYPE_CHECKING:
     from romancy_nats.runtime.instance import Instance

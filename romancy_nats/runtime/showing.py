@@ -10,7 +10,7 @@ from romancy_nats.core.events import Event
 from romancy_nats.core.record import InstanceStatus
 from romancy_nats.ports import Refused
 from romancy_nats.runtime.rest import acknowledge_recorded
-from romancy_nats.runtime.writing import write_record
+from romancy_nats.storage.records import write_record
 
 if TYPE_CHECKING:
     from romancy_nats.runtime.instance import Instance

@@ -12,7 +12,7 @@ from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord
 from romancy_nats.ports import World
 from romancy_nats.runtime.progress import Progress, read_progress
-from romancy_nats.runtime.writing import read_archive, read_commits, read_record, until_answered
+from romancy_nats.storage.records import read_archive, read_commits, read_record, until_answered
 
 _FIRST_LOOK = 1.0
 _LONGEST_PAUSE = 15.0

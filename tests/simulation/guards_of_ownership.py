@@ -19,7 +19,7 @@ from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.intake import Intake
 from romancy_nats.runtime.lease import Lease
 from romancy_nats.runtime.ownership import Ownership
-from romancy_nats.runtime.writing import read_record
+from romancy_nats.storage.records import read_record
 from romancy_nats.testing.memory.ledger import Shard
 from romancy_nats.testing.memory.world import MemoryChance
 

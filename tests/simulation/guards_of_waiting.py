@@ -15,7 +15,6 @@ from romancy_nats.runtime import instance as instance_module
 from romancy_nats.runtime import messages as messages_module
 from romancy_nats.runtime import rest as rest_module
 from romancy_nats.runtime import skipped as skipped_module
-from romancy_nats.runtime import writing as writing_module
 from romancy_nats.runtime.dispatcher import Dispatcher
 from romancy_nats.runtime.effects import Effects
 from romancy_nats.runtime.engine import Engine
@@ -25,7 +24,8 @@ from romancy_nats.runtime.messages import Messages
 from romancy_nats.runtime.registrations import Registrations
 from romancy_nats.runtime.skipped import SkippedAnswers
 from romancy_nats.runtime.sweeper import Sweeper
-from romancy_nats.runtime.writing import read_record
+from romancy_nats.storage import records as writing_module
+from romancy_nats.storage.records import read_record
 from romancy_nats.testing.memory.events import Heard, MemoryEvents
 
 Patch = pytest.MonkeyPatch

@@ -13,7 +13,6 @@ from romancy_nats.core.execution import Execution
 from romancy_nats.core.root import Root
 from romancy_nats.core.saga import Saga
 from romancy_nats.runtime import instance as instance_module
-from romancy_nats.runtime import writing as writing_module
 from romancy_nats.runtime.effects import Effects
 from romancy_nats.runtime.engine import Engine
 from romancy_nats.runtime.instance import Instance
@@ -24,6 +23,7 @@ from romancy_nats.runtime.notices import heard
 from romancy_nats.runtime.owner import HeldDelivery
 from romancy_nats.runtime.ownership import Ownership
 from romancy_nats.runtime.sweeper import Sweeper
+from romancy_nats.storage import records as writing_module
 
 Patch = pytest.MonkeyPatch
 

@@ -19,7 +19,7 @@ from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
 from romancy_nats.ports import DeadLetter, Refusal, Refused, Source, World
 from romancy_nats.runtime.dead_letters import write_letter
-from romancy_nats.runtime.writing import write_record
+from romancy_nats.storage.records import write_record
 
 pytestmark = pytest.mark.anyio
 TEXTS = [

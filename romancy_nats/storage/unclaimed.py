@@ -8,7 +8,7 @@ from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.limits import shortened
 from romancy_nats.core.record import LONGEST_ERROR, InstanceRecord, InstanceStatus
 from romancy_nats.ports import World
-from romancy_nats.runtime.writing import microseconds, write_record
+from romancy_nats.storage.records import microseconds, write_record
 
 _log = logging.getLogger("romancy.worker")
 
