@@ -44,7 +44,8 @@ from romancy_nats.runtime.notices import Notice, heard
 from romancy_nats.runtime.queries import ask_body
 from romancy_nats.runtime.watching import WatchItem
 from romancy_nats.session import OwnStart, Target
-from romancy_nats.storage.records import read_commit, read_record, until_answered
+from romancy_nats.storage.backoff import until_answered
+from romancy_nats.storage.records import read_commit, read_record
 
 R = TypeVar("R")
 _log = logging.getLogger("romancy.client")

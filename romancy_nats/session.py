@@ -35,9 +35,11 @@ from romancy_nats.ports import Delivery, Duplicate, Held, Listed, Message, World
 from romancy_nats.runtime.asking import UpdateCall, ask_query
 from romancy_nats.runtime.messages import ENDING_KINDS
 from romancy_nats.runtime.outbox import Outbox, update_message
-from romancy_nats.runtime.tail import recorded
 from romancy_nats.runtime.watching import WatchItem, watch
-from romancy_nats.storage.records import answered_in_time, publish, read_record, until_answered
+from romancy_nats.storage.backoff import answered_in_time, until_answered
+from romancy_nats.storage.histories import recorded
+from romancy_nats.storage.publishing import publish
+from romancy_nats.storage.records import read_record
 from romancy_nats.storage.unclaimed import end_unclaimed
 
 T = TypeVar("T")

@@ -18,7 +18,7 @@ from romancy_nats.ports import World
 from romancy_nats.runtime.notices import read_update_notice
 from romancy_nats.runtime.queries import ANSWERED, NOT_BEGUN, Answer, Question
 from romancy_nats.runtime.tail import Tail
-from romancy_nats.storage.records import answered_in_time
+from romancy_nats.storage.backoff import answered_in_time
 
 _LONGEST_ANSWER = 30.0
 _PATIENCE = 5.0

@@ -18,7 +18,8 @@ from romancy_nats.ports import Held, Refused
 from romancy_nats.runtime.generations import next_record
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.owner import Owner, is_own_cancel
-from romancy_nats.storage.records import microseconds, read_commit, read_commits, write_record
+from romancy_nats.storage.histories import read_commits
+from romancy_nats.storage.records import microseconds, read_commit, write_record
 
 YIELD_EVERY = 500
 """Events that a replay goes through before it lets the loop do what else there is to do."""

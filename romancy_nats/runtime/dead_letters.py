@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 
-import anyio
-
 from romancy_nats.core.cloudevents import Event, write_event
 from romancy_nats.core.events import EventReceived, MessageReceived
 from romancy_nats.core.headers import CHANNEL, CONTENT_TYPE, GENERATION, KIND, METADATA, ORDER, SENDER, WAIT
@@ -16,6 +14,7 @@ from romancy_nats.core.waits import EVENT, MESSAGE
 from romancy_nats.errors import RomancyError
 from romancy_nats.ports import DeadLetter, Refused, Source, World
 from romancy_nats.runtime.dispatcher import encode_event
+from romancy_nats.storage.backoff import Backoff
 
 _log = logging.getLogger("romancy.worker")
 _PAUSE = 0.1
@@ -24,10 +23,9 @@ _LONGEST_PAUSE = 5.0
 
 async def write_letter(world: World, letter: DeadLetter) -> bool:
     """Write a dead letter; False when the server refuses it, which is logged."""
-    pause = _PAUSE
+    backoff = Backoff(_PAUSE, _LONGEST_PAUSE)
     while (reply := await world.queues.park(letter)) is None:
-        await anyio.sleep(pause)
-        pause = min(pause * 2, _LONGEST_PAUSE)
+        await backoff.pause()
     if isinstance(reply, Refused):
         _log.error(
             "message %s of %r cannot be parked (%s); it was to be, because: %s",

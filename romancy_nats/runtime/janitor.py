@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.errors import RomancyError, ServerUnavailableError
 from romancy_nats.ports import Held
-from romancy_nats.storage.records import read_commits, read_record, write_record
+from romancy_nats.storage.histories import read_commits
+from romancy_nats.storage.records import read_record, write_record
 
 if TYPE_CHECKING:
     from romancy_nats.runtime.engine import Engine

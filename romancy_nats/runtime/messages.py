@@ -25,7 +25,7 @@ from romancy_nats.runtime.owner import HeldDelivery
 from romancy_nats.runtime.ownership import Ownership
 from romancy_nats.runtime.reading import UNREADABLE, is_of_another_generation, read_message, text_of
 from romancy_nats.runtime.registrations import forget_stray
-from romancy_nats.runtime.tail import recorded
+from romancy_nats.storage.histories import recorded
 from romancy_nats.storage.records import microseconds, read_commit, read_record
 from romancy_nats.storage.unclaimed import end_unclaimed
 

@@ -19,7 +19,7 @@ from romancy_nats.errors import PayloadError, PayloadTooLargeError, QueryError, 
 from romancy_nats.runtime.claim import YIELD_EVERY
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.owner import is_own_cancel
-from romancy_nats.runtime.tail import recorded
+from romancy_nats.storage.histories import recorded
 from romancy_nats.storage.records import read_record
 
 if TYPE_CHECKING:

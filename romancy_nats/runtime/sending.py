@@ -14,7 +14,8 @@ from romancy_nats.errors import InstanceEndedError, InstanceNotFoundError
 from romancy_nats.ports import World
 from romancy_nats.runtime.activity_context import activity_context
 from romancy_nats.runtime.outbox import channel_message
-from romancy_nats.storage.records import publish, read_record
+from romancy_nats.storage.publishing import publish
+from romancy_nats.storage.records import read_record
 
 
 def lent(world: World) -> dict[str, Callable[..., object]]:

@@ -12,29 +12,14 @@ from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord
 from romancy_nats.ports import World
 from romancy_nats.runtime.progress import Progress, read_progress
-from romancy_nats.storage.records import read_archive, read_commits, read_record, until_answered
+from romancy_nats.storage.backoff import until_answered
+from romancy_nats.storage.histories import read_commits, recorded
+from romancy_nats.storage.records import read_record
 
 _FIRST_LOOK = 1.0
 _LONGEST_PAUSE = 15.0
 _AT_ITS_END = 0.005
 _MOST_PROGRESS = 10_000
-_TRIES = 100
-
-
-async def recorded(world: World, key: InstanceKey, record: InstanceRecord, first: int = 1) -> list[Commit]:
-    """The commits of a generation from `first` on, wherever they are kept."""
-    found: list[bytes] = []
-    for _ in range(_TRIES):
-        if record.archived:
-            return [Commit.decode(data) for data in await read_archive(world, record.archived)][first - 1 :]
-        found = await read_commits(world, key, record.generation, first)
-        held = None if len(found) + first > record.commits else await read_record(world, key)
-        if held is None or held.record.generation != record.generation:
-            break
-        # They left the ledger between the two reads.
-        record = held.record
-        await asyncio.sleep(_AT_ITS_END)
-    return [Commit.decode(data) for data in found]
 
 
 class Tail:

@@ -1,4 +1,4 @@
-"""The record of a start that never runs, rejected or cancelled: whoever waits by id is told. Parks nothing."""
+"""Terminal records of instances that never ran: rejected input, or ended before a worker claimed them."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from romancy_nats.core.limits import MAX_VALUE, Limits
 from romancy_nats.jetstream.ledger import JetStreamLedger
 from romancy_nats.jetstream.server import LocalServer
 from romancy_nats.jetstream.world import JetStreamWorld
-from romancy_nats.runtime.tail import recorded
+from romancy_nats.storage.histories import recorded
 from romancy_nats.testing.replay import replay
 from tests.integration.place import Place
 

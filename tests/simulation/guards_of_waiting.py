@@ -24,7 +24,7 @@ from romancy_nats.runtime.messages import Messages
 from romancy_nats.runtime.registrations import Registrations
 from romancy_nats.runtime.skipped import SkippedAnswers
 from romancy_nats.runtime.sweeper import Sweeper
-from romancy_nats.storage import records as writing_module
+from romancy_nats.storage import publishing as publishing_module
 from romancy_nats.storage.records import read_record
 from romancy_nats.testing.memory.events import Heard, MemoryEvents
 
@@ -160,8 +160,8 @@ def own_message_gets_no_number(patch: Patch) -> None:
         await real(remembered, what)
         return answers[-1]
 
-    real = writing_module.until_stored
-    patch.setattr(writing_module, "until_stored", until_stored)
+    real = publishing_module.until_stored
+    patch.setattr(publishing_module, "until_stored", until_stored)
 
 
 def resume_answered_from_memory(patch: Patch) -> None:

@@ -23,7 +23,7 @@ from romancy_nats.runtime.notices import heard
 from romancy_nats.runtime.owner import HeldDelivery
 from romancy_nats.runtime.ownership import Ownership
 from romancy_nats.runtime.sweeper import Sweeper
-from romancy_nats.storage import records as writing_module
+from romancy_nats.storage import publishing as publishing_module
 
 Patch = pytest.MonkeyPatch
 
@@ -259,7 +259,7 @@ def client_takes_silence_for_yes(patch: Patch) -> None:
         reply = await write()
         return reply if isinstance(reply, int) else 1
 
-    patch.setattr(writing_module, "until_stored", once)
+    patch.setattr(publishing_module, "until_stored", once)
 
 
 def client_waits_for_news_only(patch: Patch) -> None:
