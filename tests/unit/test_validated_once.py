@@ -453,6 +453,7 @@ def test_queries_and_updates_convert_their_arguments_once() -> None:
         encode_plain,
         pytest.fail,
         Conversions(pytest.fail, pytest.fail),
+        pytest.fail,
     )  # type: ignore[arg-type]
     handlers.on_query("price", lambda price: price)
     handlers._queries["price"].parameters = Parameters(_priced)
