@@ -6,9 +6,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 from romancy_nats.app import App
 from romancy_nats.client import Client
-from romancy_nats.core.context import WorkflowContext
-from romancy_nats.core.current import current_workflow
-from romancy_nats.core.definition import Activity, Workflow, activity, compensation, workflow
+from romancy_nats.core.activity import Activity, activity, compensation
+from romancy_nats.core.context import WorkflowContext, current_workflow
+from romancy_nats.core.definition import Workflow, workflow
 from romancy_nats.core.described import PendingActivityInfo
 from romancy_nats.core.received import ReceivedEvent, ReceivedMessage
 from romancy_nats.core.record import InstanceStatus

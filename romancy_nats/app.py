@@ -14,8 +14,9 @@ from typing import Any, Literal, Never, TypeVar, cast
 
 from romancy_nats.client import Client
 from romancy_nats.composition import connect_world, server_url, surrounding
+from romancy_nats.core.activity import Activity
 from romancy_nats.core.decorating import check_options
-from romancy_nats.core.definition import Activity, Workflow
+from romancy_nats.core.definition import Workflow
 from romancy_nats.core.error_text import class_name
 from romancy_nats.core.ids import check_name
 from romancy_nats.core.logs import labelled

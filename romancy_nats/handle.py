@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
+from romancy_nats.core.activity import registered_errors
 from romancy_nats.core.commit import Commit
-from romancy_nats.core.definition import registered_errors
 from romancy_nats.core.described import PendingActivityInfo, failure_text, pending_activities
 from romancy_nats.core.events import (
     ActivityCompleted,

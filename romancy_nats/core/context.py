@@ -8,12 +8,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, cast, overload
 from uuid import UUID
 
 from romancy_nats.core import sending
+from romancy_nats.core.activity import Activity, AsyncActivity, SyncActivity, as_activity, is_async_callable
 from romancy_nats.core.cloudevents import check_key, check_type
-from romancy_nats.core.definition import Activity, as_activity
+from romancy_nats.core.current import running_workflow
 from romancy_nats.core.error_text import value_repr
 from romancy_nats.core.ids import InstanceKey, check_name, check_text
 from romancy_nats.core.opening import Opening
@@ -327,6 +328,14 @@ class WorkflowContext:
         self._acting.emit_value(value, durable=durable)
 
 
+def current_workflow() -> WorkflowContext | None:
+    """The context when called inside workflow code (its handlers included), else None.
+
+    Activities, steps and threads are not workflow code, also where they were begun by it.
+    """
+    return cast("WorkflowContext | None", running_workflow())
+
+
 def _longest(timeout: Duration | None, verb: str) -> float | None:
     """How long a wait may take, in seconds; None for ever."""
     return None if timeout is None else seconds(timeout, f"the timeout of ctx.{verb}")
@@ -334,8 +343,6 @@ def _longest(timeout: Duration | None, verb: str) -> float | None:
 
 def step_activity(name: str, fn: Callable[..., R]) -> Activity[..., R]:
     """An activity made on the spot from a closure."""
-    from romancy_nats.core.definition import AsyncActivity, SyncActivity, is_async_callable
-
     check_name(name, "the name of a step")
     if not callable(fn):
         raise ConfigurationError(f"ctx.step({name!r}, …) takes a function, not {type(fn).__name__}")

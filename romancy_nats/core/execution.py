@@ -17,11 +17,12 @@ from random import Random
 from typing import Any, NamedTuple, TypeVar, assert_never, cast
 
 from romancy_nats.core import determinism
+from romancy_nats.core.activity import Activity
 from romancy_nats.core.commit import Commit
 from romancy_nats.core.context import WorkflowContext
 from romancy_nats.core.conversions import Conversions
 from romancy_nats.core.current import enter_workflow
-from romancy_nats.core.definition import Activity, Workflow
+from romancy_nats.core.definition import Workflow
 from romancy_nats.core.error_text import value_text
 from romancy_nats.core.events import (
     ActivityAbandoned,

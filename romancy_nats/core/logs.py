@@ -11,7 +11,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from romancy_nats.core.current import current_workflow
+from romancy_nats.core.current import running_workflow
 from romancy_nats.core.ids import InstanceKey
 
 LOGGERS = (
@@ -81,7 +81,7 @@ class _Fields(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         known = record.__dict__
-        if (workflow := current_workflow()) is not None:
+        if (workflow := running_workflow()) is not None:
             # Workflow code runs in a context of its own, which knows nothing of the worker.
             known.setdefault("worker", workflow.worker_id)
             known.setdefault("workflow", workflow.workflow_name)

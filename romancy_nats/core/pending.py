@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-from romancy_nats.core.definition import Activity
+from romancy_nats.core.activity import Activity
 from romancy_nats.core.events import ActivityCompleted, ActivityFailed
 from romancy_nats.core.failure import Failure
 from romancy_nats.errors import RetryExhaustedError

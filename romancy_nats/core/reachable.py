@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, cast
 
-from romancy_nats.core.definition import Activity, Workflow
+from romancy_nats.core.activity import Activity
+from romancy_nats.core.definition import Workflow
 from romancy_nats.errors import PayloadError
 
 Definition = Activity[..., Any] | Workflow[..., Any]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from romancy_nats.core.definition import Activity
+from romancy_nats.core.activity import Activity
 from romancy_nats.core.error_text import is_one_of, shown, value_text
 from romancy_nats.core.limits import MAX_VALUE, fitting
 from romancy_nats.core.parameters import bind_compensation, no_call

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from romancy_nats.core.definition import AsyncActivity
+from romancy_nats.core.activity import AsyncActivity
 from romancy_nats.core.retry import RetryPolicy
 from romancy_nats.errors import (
     ConfigurationError,

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 
+from romancy_nats.core.activity import registered_errors
 from romancy_nats.core.commit import Commit
-from romancy_nats.core.definition import registered_errors
 from romancy_nats.core.events import Event, UpdateAnswered, WorkflowStarted
 from romancy_nats.core.failure import Failure
 from romancy_nats.core.ids import InstanceKey

@@ -16,7 +16,7 @@ from romancy_nats.runtime.activity_context import ActivityContext, enter_attempt
 from romancy_nats.runtime.threads import ThreadCall
 
 if TYPE_CHECKING:
-    from romancy_nats.core.definition import Activity
+    from romancy_nats.core.activity import Activity
     from romancy_nats.runtime.workshop import Workshop
 
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes, list, dict, tuple})

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
-from romancy_nats.core.definition import is_async_callable
+from romancy_nats.core.activity import is_async_callable
 from romancy_nats.core.error_text import shown
 from romancy_nats.core.limits import Limits
 from romancy_nats.ports import Chance, Clock

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BeforeValidator
 
 from romancy_nats import PayloadError, PayloadTooLargeError
-from romancy_nats.core.definition import Activity
+from romancy_nats.core.activity import Activity
 from romancy_nats.core.limits import MAX_VALUE
 from romancy_nats.core.saga import Saga
 

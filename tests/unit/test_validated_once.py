@@ -37,8 +37,8 @@ from pydantic import (
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from typing_extensions import TypeAliasType, TypedDict
 
+from romancy_nats.core.activity import Activity
 from romancy_nats.core.conversions import Conversions
-from romancy_nats.core.definition import Activity
 from romancy_nats.core.determinism import same_input
 from romancy_nats.core.events import ActivityScheduled
 from romancy_nats.core.handlers import Handlers
