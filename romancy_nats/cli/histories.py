@@ -23,11 +23,11 @@ from romancy_nats.core.described import failure_text
 from romancy_nats.core.events import Event
 from romancy_nats.core.history import History, plain_commit, shown_field
 from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.messages.announcement import Progress
 from romancy_nats.core.record import InstanceStatus
 from romancy_nats.core.shown import shown_value
 from romancy_nats.core.times import utc
 from romancy_nats.errors import ConfigurationError, DeterminismError
-from romancy_nats.runtime.progress import Progress
 from romancy_nats.runtime.tail import Tail
 from romancy_nats.testing.replay import read_history
 from romancy_nats.testing.replay import replay as replay_history

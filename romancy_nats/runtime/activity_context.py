@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from romancy_nats.core.error_text import class_name, shown
 from romancy_nats.core.ids import encode_token
+from romancy_nats.core.messages.announcement import EMITTED, HEARTBEAT
 from romancy_nats.core.plain import encode_plain
 from romancy_nats.errors import ConfigurationError
-from romancy_nats.runtime.progress import EMITTED, HEARTBEAT
 
 if TYPE_CHECKING:
     from romancy_nats.core.ids import InstanceKey

@@ -11,6 +11,7 @@ from romancy_nats.core.error_text import class_key, error_text, is_one_of, shown
 from romancy_nats.core.events import ActivityAttemptFailed, ActivityCompleted, ActivityFailed
 from romancy_nats.core.failure import Failure
 from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.messages.announcement import FAILED, HEARTBEAT, STARTED
 from romancy_nats.core.parameters import ArgumentsNotMadeError
 from romancy_nats.core.pending import PendingActivity
 from romancy_nats.core.plain import decode_plain, encode_plain
@@ -19,7 +20,6 @@ from romancy_nats.core.times import micros
 from romancy_nats.errors import PayloadError, PayloadTooLargeError
 from romancy_nats.runtime.activity_context import ActivityContext
 from romancy_nats.runtime.attempt import Attempt
-from romancy_nats.runtime.progress import FAILED, HEARTBEAT, STARTED
 from romancy_nats.runtime.workshop import Workshop
 
 _log = logging.getLogger("romancy.activity")

@@ -33,6 +33,7 @@ from romancy_nats.core.execution import Execution
 from romancy_nats.core.failure import Failure
 from romancy_nats.core.headers import MESSAGE_ID
 from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.messages.announcement import EMITTED, write_progress
 from romancy_nats.core.record import InstanceRecord
 from romancy_nats.errors import PayloadError, PayloadTooLargeError, WorkflowRuleError
 from romancy_nats.ports import Refusal, Refused, WriteReply
@@ -41,7 +42,6 @@ from romancy_nats.runtime.admission import LOOKS_PER_WAIT, is_early, is_moot, is
 from romancy_nats.runtime.alarms import idle, next_due
 from romancy_nats.runtime.effects import Effects
 from romancy_nats.runtime.owner import HeldDelivery, Owner
-from romancy_nats.runtime.progress import EMITTED, write_progress
 from romancy_nats.storage.records import microseconds, read_commit
 
 P = ParamSpec("P")

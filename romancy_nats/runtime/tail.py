@@ -9,9 +9,9 @@ from collections.abc import AsyncGenerator
 from romancy_nats.core.commit import Commit
 from romancy_nats.core.events import Ending
 from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.messages.announcement import Progress, read_progress
 from romancy_nats.core.record import InstanceRecord
 from romancy_nats.ports import World
-from romancy_nats.runtime.progress import Progress, read_progress
 from romancy_nats.storage.backoff import until_answered
 from romancy_nats.storage.histories import read_commits, recorded
 from romancy_nats.storage.records import read_record

@@ -12,12 +12,12 @@ from romancy_nats.core.commit import Commit
 from romancy_nats.core.events import Emitted, Event
 from romancy_nats.core.history import shown_field
 from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.messages.announcement import Progress
 from romancy_nats.core.plain import decode_plain
 from romancy_nats.core.shown import shown_value
 from romancy_nats.core.times import utc
 from romancy_nats.errors import PayloadError
 from romancy_nats.ports import World
-from romancy_nats.runtime.progress import Progress
 from romancy_nats.runtime.tail import Tail
 
 
