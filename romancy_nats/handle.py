@@ -24,6 +24,7 @@ from romancy_nats.core.events import (
 )
 from romancy_nats.core.failure import Failure
 from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.messages.query import ask_body
 from romancy_nats.core.payload import ValueCodec
 from romancy_nats.core.plain import decode_plain
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
@@ -41,7 +42,6 @@ from romancy_nats.errors import (
     WorkflowTerminatedError,
 )
 from romancy_nats.runtime.notices import Notice, heard
-from romancy_nats.runtime.queries import ask_body
 from romancy_nats.runtime.watching import WatchItem
 from romancy_nats.session import OwnStart, Target
 from romancy_nats.storage.backoff import until_answered

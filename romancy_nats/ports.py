@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 from romancy_nats.core.cloudevents import Event as Event
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.limits import MAX_PAYLOAD, Limits
+from romancy_nats.core.messages.envelope import Message
 from romancy_nats.core.record import InstanceRecord
 
 
@@ -102,17 +103,6 @@ class Delivery(Protocol):
     def ack(self) -> None: ...
     def nak(self, delay: float = 0.0) -> None: ...
     def in_progress(self) -> None: ...
-
-
-@dataclass(slots=True, frozen=True)
-class Message:
-    """A message to an instance: `kind` is one of `cancel`, `terminate`, `retry`, `resume`, `channel`, …"""
-
-    key: InstanceKey
-    kind: str
-    data: bytes = b""
-    message_id: str = ""
-    headers: Mapping[str, str] | None = None
 
 
 @dataclass(slots=True, frozen=True)

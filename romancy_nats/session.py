@@ -17,6 +17,9 @@ from romancy_nats.core.commit import Commit
 from romancy_nats.core.headers import MESSAGE_ID, derived_id, named_id
 from romancy_nats.core.ids import InstanceKey, check_id, check_name, check_text
 from romancy_nats.core.limits import shortened
+from romancy_nats.core.messages.envelope import Message
+from romancy_nats.core.messages.kinds import ENDING_KINDS
+from romancy_nats.core.messages.update import update_message
 from romancy_nats.core.record import LONGEST_ERROR, InstanceRecord, InstanceStatus
 from romancy_nats.core.start_options import read_options
 from romancy_nats.errors import (
@@ -31,10 +34,9 @@ from romancy_nats.errors import (
     ServerUnavailableError,
     UpdateRejectedError,
 )
-from romancy_nats.ports import Delivery, Duplicate, Held, Listed, Message, World, WriteReply
+from romancy_nats.ports import Delivery, Duplicate, Held, Listed, World, WriteReply
 from romancy_nats.runtime.asking import UpdateCall, ask_query
-from romancy_nats.runtime.messages import ENDING_KINDS
-from romancy_nats.runtime.outbox import Outbox, update_message
+from romancy_nats.runtime.outbox import Outbox
 from romancy_nats.runtime.watching import WatchItem, watch
 from romancy_nats.storage.backoff import answered_in_time, until_answered
 from romancy_nats.storage.histories import recorded

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from romancy_nats.core.cloudevents import Event
 from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.messages.envelope import Message
 from romancy_nats.core.record import InstanceRecord
 from romancy_nats.errors import PermissionDeniedError, StreamMissingError
 from romancy_nats.jetstream import provision
@@ -17,7 +18,7 @@ from romancy_nats.jetstream.ledger import JetStreamLedger
 from romancy_nats.jetstream.queues import JetStreamQueues
 from romancy_nats.jetstream.subjects import Subjects
 from romancy_nats.jetstream.topology import Topology
-from romancy_nats.ports import Delivery, Held, Listed, Message, WriteReply
+from romancy_nats.ports import Delivery, Held, Listed, WriteReply
 
 
 class Namespace:

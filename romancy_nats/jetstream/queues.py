@@ -7,6 +7,7 @@ from typing import Protocol
 
 from romancy_nats.core.headers import TRUNCATED, dead_letter_headers, message_headers, starts
 from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.messages.envelope import Message
 from romancy_nats.jetstream import stored
 from romancy_nats.jetstream.connection import Connection
 from romancy_nats.jetstream.delivered import Delivered
@@ -14,7 +15,7 @@ from romancy_nats.jetstream.pull import Pull
 from romancy_nats.jetstream.stored import Stored
 from romancy_nats.jetstream.subjects import Subjects
 from romancy_nats.jetstream.writes import ack_prefix, size, write
-from romancy_nats.ports import DeadLetter, Delivery, Message, QueueKind, Refusal, Refused, Source, WriteReply
+from romancy_nats.ports import DeadLetter, Delivery, QueueKind, Refusal, Refused, Source, WriteReply
 
 SCAN_PAGE = 200
 

@@ -13,10 +13,10 @@ from romancy_nats.core.failure import Failure
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.inheritance import inherited_answer
 from romancy_nats.core.limits import fitting
+from romancy_nats.core.messages.query import ANSWERED, NOT_BEGUN, Answer, Question
+from romancy_nats.core.messages.update import read_update_notice
 from romancy_nats.errors import QueryError, UpdateFailedError, UpdateRejectedError
 from romancy_nats.ports import World
-from romancy_nats.runtime.notices import read_update_notice
-from romancy_nats.runtime.queries import ANSWERED, NOT_BEGUN, Answer, Question
 from romancy_nats.runtime.tail import Tail
 from romancy_nats.storage.backoff import answered_in_time
 

@@ -9,9 +9,10 @@ import msgpack
 
 from romancy_nats.core.cloudevents import Event
 from romancy_nats.core.headers import GENERATION, WAIT
+from romancy_nats.core.messages.envelope import Message
 from romancy_nats.core.waits import EVENT
 from romancy_nats.errors import ServerUnavailableError
-from romancy_nats.ports import DeadLetter, Message, PublishedEvent, Refusal, Refused, Registration, World
+from romancy_nats.ports import DeadLetter, PublishedEvent, Refusal, Refused, Registration, World
 
 _log = logging.getLogger("romancy.worker")
 _MOST = 64

@@ -20,6 +20,7 @@ from romancy_nats.core.failure import Failure
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.logs import rename_worker
 from romancy_nats.core.loop import DeterministicLoop
+from romancy_nats.core.messages.update import update_notice
 from romancy_nats.core.record import InstanceStatus
 from romancy_nats.errors import ConnectionLostError, RomancyError, ServerUnavailableError
 from romancy_nats.ports import Delivery, QueueKind, World
@@ -34,7 +35,7 @@ from romancy_nats.runtime.janitor import Janitor
 from romancy_nats.runtime.keepalive import Keepalive
 from romancy_nats.runtime.lease import Lease
 from romancy_nats.runtime.messages import Messages
-from romancy_nats.runtime.notices import outcome, update_notice
+from romancy_nats.runtime.notices import outcome
 from romancy_nats.runtime.orphans import Orphans
 from romancy_nats.runtime.owner import is_cancelled, is_own_cancel
 from romancy_nats.runtime.ownership import Ownership

@@ -16,11 +16,12 @@ from romancy_nats.core.events import (
 from romancy_nats.core.headers import KIND, MESSAGE_ID, REPLY_TO
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.inheritance import inherited_message
-from romancy_nats.core.record import InstanceRecord, InstanceStatus
+from romancy_nats.core.messages.kinds import ENDING_KINDS
+from romancy_nats.core.messages.update import rejection
+from romancy_nats.core.record import InstanceRecord
 from romancy_nats.errors import InvalidNameError, PayloadTooLargeError, RetentionError
 from romancy_nats.ports import Delivery, Held
 from romancy_nats.runtime.instance import Instance
-from romancy_nats.runtime.notices import rejection
 from romancy_nats.runtime.owner import HeldDelivery
 from romancy_nats.runtime.ownership import Ownership
 from romancy_nats.runtime.reading import UNREADABLE, is_of_another_generation, read_message, text_of
@@ -30,7 +31,6 @@ from romancy_nats.storage.records import microseconds, read_commit, read_record
 from romancy_nats.storage.unclaimed import end_unclaimed
 
 _log = logging.getLogger("romancy.worker")
-ENDING_KINDS = {"cancel": InstanceStatus.CANCELLED, "terminate": InstanceStatus.TERMINATED}
 _KINDS = {"cancel", "terminate", "retry", "resume", "event", "message", "update"}
 _LONGEST_WAIT = 86_400_000_000
 _ENVELOPE_BYTES = 500

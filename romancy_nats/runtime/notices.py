@@ -3,25 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple
 
-import msgpack
-
-from romancy_nats.core.events import UpdateAnswered, WorkflowCompleted, WorkflowFailed
-from romancy_nats.core.failure import Failure
+from romancy_nats.core.events import WorkflowCompleted, WorkflowFailed
+from romancy_nats.core.messages.outcome import Outcome, read_outcome, write_outcome
 from romancy_nats.core.record import InstanceStatus
-from romancy_nats.errors import RomancyError
 from romancy_nats.runtime.instance import Instance
-
-_LARGEST = 500_000
-
-
-class Outcome(NamedTuple):
-    """How an instance rests: its status, and the bytes of its result or failure when they are at hand."""
-
-    status: InstanceStatus
-    payload: bytes
-    has_payload: bool
 
 
 def outcome(instance: Instance) -> bytes:
@@ -34,43 +20,7 @@ def outcome(instance: Instance) -> bytes:
             payload = failure
         case _:
             payload = None
-    if payload is not None and len(payload) > _LARGEST:
-        payload = None
-    return msgpack.packb((str(instance.record.status), payload))
-
-
-def update_notice(answered: UpdateAnswered) -> bytes:
-    """What the caller of an update is told; nothing when that is large: it is in the history."""
-    if len(answered.result) + len(answered.failure) > _LARGEST:
-        return b""
-    return msgpack.packb((answered.result, answered.failure, answered.rejected))
-
-
-def rejection(text: str) -> bytes:
-    """The notice for an update that nobody will carry out."""
-    return update_notice(UpdateAnswered("", failure=Failure.of(RomancyError(text)).encode(), rejected=True))
-
-
-def read_update_notice(notice: bytes) -> UpdateAnswered | None:
-    """The answer in a notice; None says: look at the history."""
-    if not notice:
-        return None
-    try:
-        result, failure, rejected = msgpack.unpackb(notice)
-    except (ValueError, TypeError, msgpack.UnpackException):
-        return None
-    return UpdateAnswered("", result, failure, rejected)
-
-
-def read_outcome(notice: bytes) -> Outcome | None:
-    """The outcome in a notice; None says: look at the record."""
-    if not notice:
-        return None
-    try:
-        status, payload = msgpack.unpackb(notice)
-        return Outcome(InstanceStatus(status), payload or b"", payload is not None)
-    except (ValueError, TypeError, msgpack.UnpackException):
-        return None
+    return write_outcome(instance.record.status, payload)
 
 
 async def heard(news: asyncio.Event, wait: float) -> bool:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
 
-from romancy_nats.core.headers import CHANNEL, CONTENT_TYPE, METADATA, ORDER, REPLY_TO, SENDER, UPDATE
-from romancy_nats.core.ids import InstanceKey, check_message_id, check_text, encode_token
-from romancy_nats.core.limits import fitting
-from romancy_nats.core.plain import VALUE, encode_plain
-from romancy_nats.errors import PayloadError
-from romancy_nats.ports import Duplicate, Message
+from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.messages.channel import channel_message
+from romancy_nats.core.messages.envelope import Message
+from romancy_nats.core.plain import encode_plain
+from romancy_nats.ports import Duplicate
 
 _MOST_REMEMBERED = 10_000
 
@@ -73,47 +71,3 @@ class Outbox:
             # Beginning again at 1 is harmless: a number that was there before is never early.
             self._lines.popitem(last=False)
         return line
-
-
-def channel_message(
-    key: InstanceKey,
-    channel: str,
-    body: bytes,
-    sender: str,
-    order: int,
-    message_id: str,
-    metadata: Mapping[str, Any] | None = None,
-) -> Message:
-    """A message on a channel; `order` counts what this sender sends to this instance."""
-    headers = {
-        CHANNEL: _name(channel, "a channel"),
-        SENDER: encode_token(sender),
-        ORDER: str(order),
-        CONTENT_TYPE: VALUE,
-    }
-    if metadata:
-        headers[METADATA] = _json(metadata)
-    return Message(key, "message", body, check_message_id(message_id), headers)
-
-
-def update_message(
-    key: InstanceKey, name: str, body: bytes, message_id: str, inbox: str, max_value: int
-) -> Message:
-    """The request to carry out an update, answered at the inbox."""
-    headers = {UPDATE: _name(name, "an update"), REPLY_TO: inbox, CONTENT_TYPE: VALUE}
-    body = fitting(body, f"the arguments of update {name!r}", max_value)
-    return Message(key, "update", body, check_message_id(message_id), headers)
-
-
-def _name(name: str, what: str) -> str:
-    return encode_token(check_text(name, f"the name of {what}"))
-
-
-def _json(metadata: Mapping[str, Any]) -> str:
-    try:
-        json.dumps(
-            dict(metadata), ensure_ascii=False
-        ).encode()  # what UTF-8 cannot spell, nobody else could read
-        return json.dumps(dict(metadata), allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise PayloadError(f"the metadata of a message is a JSON object: {error}") from error

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import msgpack
+from typing import TYPE_CHECKING
 
 from romancy_nats.core.error_text import shown
 from romancy_nats.core.execution import Execution
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.limits import shortened
-from romancy_nats.core.plain import decode_plain, encode_plain
+from romancy_nats.core.messages.query import ANSWERED, ELSEWHERE, FAILED, NOT_BEGUN, Answer, Question
+from romancy_nats.core.plain import decode_plain
 from romancy_nats.core.record import LONGEST_ERROR, InstanceRecord
-from romancy_nats.errors import PayloadError, PayloadTooLargeError, QueryError, RomancyError
+from romancy_nats.errors import PayloadTooLargeError, QueryError, RomancyError
 from romancy_nats.runtime.claim import YIELD_EVERY
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.owner import is_own_cancel
@@ -28,42 +27,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("romancy.worker")
 _FORWARDED_WITHIN = 5.0
 
-ANSWERED, FAILED, NOT_BEGUN, ELSEWHERE = range(4)
-
-
-class Question(NamedTuple):
-    """What a client asks. `body` is a payload, `{"args": …, "kwargs": …}`; `forwarded`: to the owner alone."""
-
-    workflow: str
-    id: str
-    name: str
-    body: bytes
-    forwarded: bool = False
-
-    def encode(self) -> bytes:
-        """The bytes of a question; that of a forwarded message has four fields."""
-        return msgpack.packb(self)
-
-
-class Answer(NamedTuple):
-    """`data` is the answer as a payload, or the reason why there is none as text."""
-
-    kind: int
-    data: bytes = b""
-
-    def encode(self) -> bytes:
-        """The bytes of an answer."""
-        return msgpack.packb(self)
-
-    @staticmethod
-    def decode(data: bytes) -> Answer:
-        """Raises QueryError when it is none."""
-        try:
-            kind, payload = msgpack.unpackb(data)
-        except (ValueError, TypeError, msgpack.UnpackException) as error:
-            raise QueryError("the worker's answer cannot be read; does it run another release?") from error
-        return Answer(kind, payload)
-
 
 class Queries:
     """Answers the queries that reach one worker."""
@@ -74,10 +37,10 @@ class Queries:
     async def answer(self, data: bytes) -> bytes:
         """One question in, one answer out."""
         try:
-            question = Question(*msgpack.unpackb(data))
+            question = Question.decode(data)
             key = InstanceKey(question.workflow, question.id)
             body = decode_plain(question.body)
-        except (RomancyError, ValueError, TypeError, msgpack.UnpackException) as error:
+        except (RomancyError, ValueError, TypeError) as error:
             return _failed(f"the query cannot be read: {error}").encode()
         try:
             answer = await self._answer(key, question, body)
@@ -177,13 +140,3 @@ def _fitting(answer: bytes, most: int) -> Answer:
     if len(answer) > most:
         raise QueryError(str(PayloadTooLargeError("the answer", len(answer), most)))
     return Answer(ANSWERED, answer)
-
-
-def ask_body(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-    """The arguments of a query or update; raises PayloadError."""
-    if not args and not kwargs:
-        return b""
-    try:
-        return encode_plain({"args": list(args), "kwargs": kwargs}, "the arguments")
-    except PayloadError as error:
-        raise PayloadError(f"{error}; pass plain values, models or dataclasses") from error

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from romancy_nats.core import sending
 from romancy_nats.core.cloudevents import Event
 from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.messages.channel import channel_message
 from romancy_nats.core.plain import encode_plain
 from romancy_nats.core.record import InstanceRecord
 from romancy_nats.errors import InstanceEndedError, InstanceNotFoundError
 from romancy_nats.ports import World
 from romancy_nats.runtime.activity_context import activity_context
-from romancy_nats.runtime.outbox import channel_message
 from romancy_nats.storage.publishing import publish
 from romancy_nats.storage.records import read_record
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from romancy_nats.core.headers import KIND
 from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.messages.envelope import Message
 from romancy_nats.core.record import InstanceStatus
 from romancy_nats.errors import ConnectionLostError, RomancyError
-from romancy_nats.ports import Listed, Message, Source
+from romancy_nats.ports import Listed, Source
 
 if TYPE_CHECKING:
     from romancy_nats.runtime.engine import Engine

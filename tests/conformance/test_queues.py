@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from romancy_nats.ports import DeadLetter, Delivery, Message, QueueKind, Refusal, Source, WriteReply
+from romancy_nats.core.messages.envelope import Message
+from romancy_nats.ports import DeadLetter, Delivery, QueueKind, Refusal, Source, WriteReply
 from tests.conformance.stage import ACK_WAIT, Play, Stage, stored, why
 
 START, MESSAGE = QueueKind.START, QueueKind.MESSAGE

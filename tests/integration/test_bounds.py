@@ -31,7 +31,7 @@ from romancy_nats.client import session_of
 from romancy_nats.core.events import EVENTS, Bound
 from romancy_nats.core.execution import Execution
 from romancy_nats.core.ids import InstanceKey
-from romancy_nats.ports import Message
+from romancy_nats.core.messages.envelope import Message
 from romancy_nats.runtime.attempts import Attempts
 from tests.integration.place import Place, until_status
 

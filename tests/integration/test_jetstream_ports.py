@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.messages.envelope import Message
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
 from romancy_nats.errors import ServerUnavailableError
 from romancy_nats.jetstream import ledger as ledger_module
@@ -18,7 +19,7 @@ from romancy_nats.jetstream import writes
 from romancy_nats.jetstream.api import ask
 from romancy_nats.jetstream.server import LocalServer
 from romancy_nats.jetstream.world import JetStreamWorld, open_world
-from romancy_nats.ports import DeadLetter, Delivery, Message, QueueKind, Refusal, Refused, Source, WriteReply
+from romancy_nats.ports import DeadLetter, Delivery, QueueKind, Refusal, Refused, Source, WriteReply
 
 pytestmark = pytest.mark.anyio
 

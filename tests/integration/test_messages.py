@@ -153,7 +153,7 @@ async def test_a_resting_instance_is_woken(place: Place) -> None:
 
 async def test_a_bare_message_from_any_language(place: Place) -> None:
     from romancy_nats.core.ids import InstanceKey
-    from romancy_nats.ports import Message
+    from romancy_nats.core.messages.envelope import Message
 
     async with place.run(approval) as client:
         handle = await client.start(approval)
@@ -166,7 +166,7 @@ async def test_a_bare_message_from_any_language(place: Place) -> None:
 
 async def test_a_message_that_cannot_be_read_is_parked(place: Place) -> None:
     from romancy_nats.core.ids import InstanceKey
-    from romancy_nats.ports import Message
+    from romancy_nats.core.messages.envelope import Message
 
     async with place.run(collector) as client:
         handle = await client.start(collector, 1)

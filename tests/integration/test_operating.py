@@ -26,12 +26,12 @@ from romancy_nats import (
 from romancy_nats.cli.main import run
 from romancy_nats.client import session_of
 from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.messages.envelope import Message
 from romancy_nats.jetstream.api import ask
 from romancy_nats.jetstream.connection import Connection
 from romancy_nats.jetstream.dead_letters import DeadLetters
 from romancy_nats.jetstream.subjects import Subjects
 from romancy_nats.jetstream.writes import ack_prefix, write
-from romancy_nats.ports import Message
 from tests.integration.place import Place, until, until_status
 
 pytestmark = pytest.mark.anyio

@@ -16,9 +16,10 @@ import pytest
 from romancy_nats import Client, InstanceStatus, WorkflowContext, WorkflowStalledError, activity, workflow
 from romancy_nats.core.headers import CHANNEL, ORDER, SENDER
 from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.messages.envelope import Message
 from romancy_nats.core.record import InstanceRecord
 from romancy_nats.errors import PermissionDeniedError
-from romancy_nats.ports import Message, QueueKind, Refusal, Refused, WriteReply
+from romancy_nats.ports import QueueKind, Refusal, Refused, WriteReply
 from romancy_nats.runtime import engine as engine_module
 from romancy_nats.runtime import rest as rest_module
 from romancy_nats.runtime.engine import Engine

@@ -9,9 +9,10 @@ from dataclasses import replace
 import pytest
 
 from romancy_nats.core.ids import InstanceKey
+from romancy_nats.core.messages.envelope import Message
 from romancy_nats.core.record import InstanceRecord
 from romancy_nats.errors import ServerUnavailableError
-from romancy_nats.ports import Message, QueueKind
+from romancy_nats.ports import QueueKind
 from romancy_nats.testing.memory import Faults, MemoryServer, MemoryWorld
 from romancy_nats.testing.virtual_time import run
 

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 
 from romancy_nats.core.headers import TRUNCATED, dead_letter_headers, message_headers, starts
 from romancy_nats.core.ids import InstanceKey
-from romancy_nats.ports import DeadLetter, Delivery, Message, QueueKind, Refusal, Refused, Source, WriteReply
+from romancy_nats.core.messages.envelope import Message
+from romancy_nats.ports import DeadLetter, Delivery, QueueKind, Refusal, Refused, Source, WriteReply
 from romancy_nats.testing.memory.process import Answer, Process
 from romancy_nats.testing.memory.pulling import MemoryDelivery, Puller
 from romancy_nats.testing.memory.stream import StoredMessage, Stream
