@@ -5,7 +5,9 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 
 from romancy_nats.app import App
-from romancy_nats.client import Client
+from romancy_nats.client.client import Client
+from romancy_nats.client.handle import CompensationInfo, InstanceInfo, WorkflowHandle
+from romancy_nats.client.watch import WatchItem
 from romancy_nats.core.activity import Activity, activity, compensation
 from romancy_nats.core.context import WorkflowContext, current_workflow
 from romancy_nats.core.definition import Workflow, workflow
@@ -57,9 +59,7 @@ from romancy_nats.errors import (
     WorkflowTerminatedError,
     WorkflowTimeoutError,
 )
-from romancy_nats.handle import CompensationInfo, InstanceInfo, WorkflowHandle
 from romancy_nats.runtime.activity_context import ActivityContext, activity_context
-from romancy_nats.runtime.watching import WatchItem
 from romancy_nats.settings import Settings
 from romancy_nats.worker import Worker
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, Literal, Never, TypeVar, cast
 
-from romancy_nats.client import Client
+from romancy_nats.client.client import Client
 from romancy_nats.composition import connect_world, server_url, surrounding
 from romancy_nats.core.activity import Activity
 from romancy_nats.core.decorating import check_options

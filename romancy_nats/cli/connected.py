@@ -11,15 +11,15 @@ import anyio
 from romancy_nats.cli.exits import NotThereError
 from romancy_nats.cli.options import settings
 from romancy_nats.cli.output import note
-from romancy_nats.client import Client, session_of
+from romancy_nats.client.client import Client, session_of
+from romancy_nats.client.handle import WorkflowHandle
+from romancy_nats.client.session import Target
 from romancy_nats.core.payload import ValueCodec
 from romancy_nats.core.shown import shown_value
 from romancy_nats.errors import ConfigurationError, InstanceNotFoundError, StreamMissingError
-from romancy_nats.handle import WorkflowHandle
 from romancy_nats.jetstream import provision
 from romancy_nats.jetstream.connection import Connection
 from romancy_nats.jetstream.topology import Topology
-from romancy_nats.session import Target
 from romancy_nats.settings import Settings
 
 T = TypeVar("T")

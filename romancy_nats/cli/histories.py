@@ -17,7 +17,8 @@ from romancy_nats.cli.connected import connected, handle_of, run_async
 from romancy_nats.cli.options import AsJson, Id, Namespace, Target, Url, WorkflowName
 from romancy_nats.cli.output import note, print_json, print_rows, printable, shown_time
 from romancy_nats.cli.target import load_app, workflow_of
-from romancy_nats.client import Client, session_of
+from romancy_nats.client.client import Client, session_of
+from romancy_nats.client.tail import Tail
 from romancy_nats.core.commit import Commit
 from romancy_nats.core.described import failure_text
 from romancy_nats.core.events import Event
@@ -28,7 +29,6 @@ from romancy_nats.core.record import InstanceStatus
 from romancy_nats.core.shown import shown_value
 from romancy_nats.core.times import utc
 from romancy_nats.errors import ConfigurationError, DeterminismError
-from romancy_nats.runtime.tail import Tail
 from romancy_nats.testing.replay import read_history
 from romancy_nats.testing.replay import replay as replay_history
 

@@ -32,7 +32,8 @@ from romancy_nats.cli.output import (
     printable,
     shown_time,
 )
-from romancy_nats.client import Client, session_of, start_plain
+from romancy_nats.client.client import Client, session_of, start_plain
+from romancy_nats.client.handle import InstanceInfo, WorkflowHandle
 from romancy_nats.core.described import PendingActivityInfo
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceStatus
@@ -46,7 +47,6 @@ from romancy_nats.errors import (
     WorkflowStalledError,
     WorkflowTerminatedError,
 )
-from romancy_nats.handle import InstanceInfo, WorkflowHandle
 from romancy_nats.jetstream import provision
 
 Reason = Annotated[str, typer.Option("--reason", help="Why; it is recorded.", metavar="TEXT")]

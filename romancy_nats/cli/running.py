@@ -24,7 +24,7 @@ from romancy_nats.cli.options import AsJson, Input, Namespace, Target, Url, sett
 from romancy_nats.cli.output import note
 from romancy_nats.cli.process import Ending
 from romancy_nats.cli.target import load_app, workflow_of
-from romancy_nats.client import Client, session_of, start_plain
+from romancy_nats.client.client import Client, session_of, start_plain
 from romancy_nats.composition import server_url
 from romancy_nats.core.definition import Workflow
 from romancy_nats.core.ids import InstanceKey

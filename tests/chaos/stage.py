@@ -22,7 +22,7 @@ from romancy_nats import (
     WorkflowFailedError,
     WorkflowHandle,
 )
-from romancy_nats.client import session_of
+from romancy_nats.client.client import session_of
 from romancy_nats.core.commit import Commit
 from romancy_nats.core.history import History
 from romancy_nats.core.ids import InstanceKey

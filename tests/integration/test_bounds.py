@@ -27,7 +27,7 @@ from romancy_nats import (
     activity_context,
     workflow,
 )
-from romancy_nats.client import session_of
+from romancy_nats.client.client import session_of
 from romancy_nats.core.events import EVENTS, Bound
 from romancy_nats.core.execution import Execution
 from romancy_nats.core.ids import InstanceKey

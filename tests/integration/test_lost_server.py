@@ -184,7 +184,7 @@ async def test_a_message_that_was_given_up_and_sent_again_is_one_message(stage: 
     assert caught.value.message_id == "mine"
     stage.go_on()
     await stage.client.send_event("news", 1, message_id="mine")
-    from romancy_nats.client import session_of
+    from romancy_nats.client.client import session_of
     from romancy_nats.jetstream.api import ask
 
     connection: Any = session_of(stage.client).world

@@ -24,7 +24,7 @@ from romancy_nats import (
     workflow,
 )
 from romancy_nats.cli.main import run
-from romancy_nats.client import session_of
+from romancy_nats.client.client import session_of
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.messages.envelope import Message
 from romancy_nats.jetstream.api import ask

@@ -19,7 +19,7 @@ from romancy_nats import (
     activity,
     workflow,
 )
-from romancy_nats.client import session_of
+from romancy_nats.client.client import session_of
 from tests.integration.place import Place, until, until_status
 
 pytestmark = pytest.mark.anyio
@@ -239,7 +239,7 @@ async def test_nobody_there(place: Place) -> None:
 
 
 async def test_no_worker_there(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("romancy_nats.runtime.asking._PATIENCE", 0.3)
+    monkeypatch.setattr("romancy_nats.client.calls._PATIENCE", 0.3)
     async with place.client() as client:
         async with place.worker(cart):
             handle = await started(client)

@@ -19,7 +19,7 @@ from romancy_nats import (
     WorkflowTerminatedError,
     workflow,
 )
-from romancy_nats.client import session_of
+from romancy_nats.client.client import session_of
 from tests.integration.place import Place, until, until_status
 
 pytestmark = pytest.mark.anyio

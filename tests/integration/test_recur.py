@@ -20,7 +20,7 @@ from romancy_nats import (
     compensation,
     workflow,
 )
-from romancy_nats.client import session_of
+from romancy_nats.client.client import session_of
 from romancy_nats.core.events import WorkflowStarted
 from romancy_nats.core.history import History
 from romancy_nats.core.ids import InstanceKey

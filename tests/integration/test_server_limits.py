@@ -23,7 +23,7 @@ from romancy_nats import (
     activity,
     workflow,
 )
-from romancy_nats.client import session_of
+from romancy_nats.client.client import session_of
 from romancy_nats.core.history import History
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.limits import MAX_VALUE, Limits

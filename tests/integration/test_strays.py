@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from romancy_nats import WorkflowContext, workflow
-from romancy_nats.client import session_of
+from romancy_nats.client.client import session_of
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.jetstream.api import ask
 from tests.integration.place import Place

@@ -28,7 +28,7 @@ from romancy_nats import (
     activity,
     workflow,
 )
-from romancy_nats.client import session_of
+from romancy_nats.client.client import session_of
 from romancy_nats.jetstream.server import LocalServer
 from tests.integration.place import Place, until, until_status
 

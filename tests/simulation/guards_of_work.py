@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from romancy_nats import handle as handle_module
+from romancy_nats.client import handle as handle_module
+from romancy_nats.client.notice import heard
 from romancy_nats.core.events import ActivityCompleted, ActivityFailed, TimerFired
 from romancy_nats.core.execution import Execution
 from romancy_nats.core.root import Root
@@ -19,7 +20,6 @@ from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.intake import Intake
 from romancy_nats.runtime.lease import Lease
 from romancy_nats.runtime.messages import Messages
-from romancy_nats.runtime.notices import heard
 from romancy_nats.runtime.owner import HeldDelivery
 from romancy_nats.runtime.ownership import Ownership
 from romancy_nats.runtime.sweeper import Sweeper

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from romancy_nats.client import Client
+from romancy_nats.client.client import Client
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
 from romancy_nats.errors import ConfigurationError, WorkflowCancelledError

@@ -6,11 +6,11 @@ import asyncio
 from contextlib import aclosing, suppress
 from typing import Any
 
+from romancy_nats.client.tail import Tail
 from romancy_nats.core.commit import Commit
 from romancy_nats.core.events import WorkflowCompleted
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord
-from romancy_nats.runtime.tail import Tail
 from romancy_nats.testing.memory import MemoryServer
 from romancy_nats.testing.virtual_time import run
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 
+from romancy_nats.client.tail import Tail
 from romancy_nats.core.activity import registered_errors
 from romancy_nats.core.commit import Commit
 from romancy_nats.core.events import Event, UpdateAnswered, WorkflowStarted
@@ -17,7 +18,6 @@ from romancy_nats.core.messages.query import ANSWERED, NOT_BEGUN, Answer, Questi
 from romancy_nats.core.messages.update import read_update_notice
 from romancy_nats.errors import QueryError, UpdateFailedError, UpdateRejectedError
 from romancy_nats.ports import World
-from romancy_nats.runtime.tail import Tail
 from romancy_nats.storage.backoff import answered_in_time
 
 _LONGEST_ANSWER = 30.0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from romancy_nats.client.tail import Tail
 from romancy_nats.core.commit import Commit
 from romancy_nats.core.events import Emitted, Event
 from romancy_nats.core.history import shown_field
@@ -18,7 +19,6 @@ from romancy_nats.core.shown import shown_value
 from romancy_nats.core.times import utc
 from romancy_nats.errors import PayloadError
 from romancy_nats.ports import World
-from romancy_nats.runtime.tail import Tail
 
 
 @dataclass(frozen=True, slots=True)

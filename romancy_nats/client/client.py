@@ -8,6 +8,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
+from romancy_nats.client.handle import InstanceInfo, WorkflowHandle, instance_info, untyped
+from romancy_nats.client.notice import Notice
+from romancy_nats.client.session import OwnStart, Session, Target
 from romancy_nats.core.cloudevents import made_event
 from romancy_nats.core.definition import Workflow
 from romancy_nats.core.headers import CONTENT_TYPE, MESSAGE_ID, NOTIFY, TOKEN
@@ -23,10 +26,7 @@ from romancy_nats.errors import (
     PayloadTooLargeError,
     StartRejectedError,
 )
-from romancy_nats.handle import InstanceInfo, WorkflowHandle, instance_info, untyped
 from romancy_nats.ports import World
-from romancy_nats.runtime.notices import Notice
-from romancy_nats.session import OwnStart, Session, Target
 from romancy_nats.settings import Settings
 
 P = ParamSpec("P")

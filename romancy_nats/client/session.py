@@ -12,6 +12,9 @@ from contextlib import aclosing, suppress
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
+from romancy_nats.client.calls import UpdateCall, ask_query
+from romancy_nats.client.outbox import Outbox
+from romancy_nats.client.watch import WatchItem, watch
 from romancy_nats.core.cloudevents import Event
 from romancy_nats.core.commit import Commit
 from romancy_nats.core.headers import MESSAGE_ID, derived_id, named_id
@@ -35,9 +38,6 @@ from romancy_nats.errors import (
     UpdateRejectedError,
 )
 from romancy_nats.ports import Delivery, Duplicate, Held, Listed, World, WriteReply
-from romancy_nats.runtime.asking import UpdateCall, ask_query
-from romancy_nats.runtime.outbox import Outbox
-from romancy_nats.runtime.watching import WatchItem, watch
 from romancy_nats.storage.backoff import answered_in_time, until_answered
 from romancy_nats.storage.histories import recorded
 from romancy_nats.storage.publishing import publish

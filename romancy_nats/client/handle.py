@@ -12,6 +12,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
+from romancy_nats.client.notice import Notice, heard
+from romancy_nats.client.session import OwnStart, Target
+from romancy_nats.client.watch import WatchItem
 from romancy_nats.core.activity import registered_errors
 from romancy_nats.core.commit import Commit
 from romancy_nats.core.described import PendingActivityInfo, failure_text, pending_activities
@@ -41,9 +44,6 @@ from romancy_nats.errors import (
     WorkflowStalledError,
     WorkflowTerminatedError,
 )
-from romancy_nats.runtime.notices import Notice, heard
-from romancy_nats.runtime.watching import WatchItem
-from romancy_nats.session import OwnStart, Target
 from romancy_nats.storage.backoff import until_answered
 from romancy_nats.storage.records import read_commit, read_record
 
