@@ -6,7 +6,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from romancy_nats.app import App
 from romancy_nats.client.client import Client
-from romancy_nats.client.handle import CompensationInfo, InstanceInfo, WorkflowHandle
+from romancy_nats.client.handle import WorkflowHandle
+from romancy_nats.client.info import CompensationInfo, InstanceInfo
 from romancy_nats.client.watch import WatchItem
 from romancy_nats.core.activity import Activity, activity, compensation
 from romancy_nats.core.context import WorkflowContext, current_workflow

@@ -33,7 +33,8 @@ from romancy_nats.cli.output import (
     shown_time,
 )
 from romancy_nats.client.client import Client, session_of, start_plain
-from romancy_nats.client.handle import InstanceInfo, WorkflowHandle
+from romancy_nats.client.handle import WorkflowHandle
+from romancy_nats.client.info import InstanceInfo
 from romancy_nats.core.described import PendingActivityInfo
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceStatus

@@ -8,8 +8,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
-from romancy_nats.client.handle import InstanceInfo, WorkflowHandle, instance_info, untyped
+from romancy_nats.client.handle import WorkflowHandle
+from romancy_nats.client.info import InstanceInfo, instance_info
 from romancy_nats.client.notice import Notice
+from romancy_nats.client.result import untyped
 from romancy_nats.client.session import OwnStart, Session, Target
 from romancy_nats.core.cloudevents import made_event
 from romancy_nats.core.definition import Workflow

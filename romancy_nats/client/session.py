@@ -15,8 +15,9 @@ from typing import Any, NamedTuple, TypeVar
 from romancy_nats.client.calls import UpdateCall, ask_query
 from romancy_nats.client.outbox import Outbox
 from romancy_nats.client.watch import WatchItem, watch
-from romancy_nats.core.cloudevents import Event
+from romancy_nats.core import cloudevents
 from romancy_nats.core.commit import Commit
+from romancy_nats.core.events import Event
 from romancy_nats.core.headers import MESSAGE_ID, derived_id, named_id
 from romancy_nats.core.ids import InstanceKey, check_id, check_name, check_text
 from romancy_nats.core.limits import shortened
@@ -41,7 +42,7 @@ from romancy_nats.ports import Delivery, Duplicate, Held, Listed, World, WriteRe
 from romancy_nats.storage.backoff import answered_in_time, until_answered
 from romancy_nats.storage.histories import recorded
 from romancy_nats.storage.publishing import publish
-from romancy_nats.storage.records import read_record
+from romancy_nats.storage.records import read_commit, read_record
 from romancy_nats.storage.unclaimed import end_unclaimed
 
 T = TypeVar("T")
@@ -72,7 +73,7 @@ class Session:
             lambda: self.world.queues.send(message), what, remedy, message.key.id, message.message_id
         )
 
-    async def publish_event(self, event: Event, message_id: str) -> None:
+    async def publish_event(self, event: cloudevents.Event, message_id: str) -> None:
         """Publish an event; returns once it is durable."""
         remedy = f"send it again with message_id={message_id!r}, which counts once"
         await self._publish(
@@ -343,6 +344,18 @@ class Target:
     async def commits(self, record: InstanceRecord) -> list[Commit]:
         """The recorded commits of the generation that a record is of."""
         return await recorded(self.session.world, await self.key(), record)
+
+    async def last_event(self, record: InstanceRecord) -> Event | None:
+        """The last recorded event of the generation that a record is of."""
+        if not record.archived:
+            key = await self.key()
+            data = await read_commit(self.session.world, key, record.generation, record.commits)
+            if data is not None:
+                return Commit.decode(data).events[-1]
+            # It may have been archived between the two reads.
+            record = await self.record()
+        commits = await self.commits(record)
+        return commits[-1].events[-1] if commits else None
 
     # --- what is said to it
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from romancy_nats.client import handle as handle_module
+from romancy_nats.client import result as result_module
 from romancy_nats.client.notice import heard
 from romancy_nats.core.events import ActivityCompleted, ActivityFailed, TimerFired
 from romancy_nats.core.execution import Execution
@@ -264,7 +264,7 @@ def client_takes_silence_for_yes(patch: Patch) -> None:
 
 def client_waits_for_news_only(patch: Patch) -> None:
     # The moment after news stays what it is.
-    patch.setattr(handle_module, "heard", lambda news, wait: heard(news, 1e9 if wait > 0.01 else wait))
+    patch.setattr(result_module, "heard", lambda news, wait: heard(news, 1e9 if wait > 0.01 else wait))
 
 
 def put_off_turn_is_lost(patch: Patch) -> None:
