@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, Literal, Never, TypeVar, cast
 
 from romancy_nats.client.client import Client
-from romancy_nats.composition import connect_world, server_url, surrounding
+from romancy_nats.composition import connect_world, server_url, surrounding, tuning
 from romancy_nats.core.activity import Activity
 from romancy_nats.core.decorating import check_options
 from romancy_nats.core.definition import Workflow
@@ -150,7 +150,7 @@ class App:
                 async with running_worker(
                     world,
                     self.workflows,
-                    replace(settings.tuning(self.default_retry), inputs_stall=self.inputs == "stall"),
+                    replace(tuning(settings, self.default_retry), inputs_stall=self.inputs == "stall"),
                     lifespan=self.lifespan,
                     overrides=overrides,
                     signals=signals,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import ssl
 from pathlib import Path
 from typing import Self
 
@@ -11,11 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from romancy_nats.core.ids import check_namespace
-from romancy_nats.core.retry import DEFAULT_RETRY, RetryPolicy
-from romancy_nats.jetstream.credentials import Credentials
-from romancy_nats.runtime.tuning import Tuning
 
-ACK_WAIT_MARGIN = 1.0
 _INBOX_PREFIX = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
@@ -80,41 +75,3 @@ class Settings(BaseSettings):
                 "choose another, for example _INBOX.acme"
             )
         return self
-
-    def tuning(self, retry: RetryPolicy | None = None) -> Tuning:
-        """The numbers that a worker runs by."""
-        return Tuning(
-            lease_ttl=self.lease_ttl,
-            ack_wait=self.lease_ttl + ACK_WAIT_MARGIN,
-            concurrency=self.concurrency,
-            threads=self.threads,
-            grace=self.grace,
-            max_takeovers=self.max_takeovers,
-            sweep_every=self.sweep_every,
-            block_warning=self.block_warning,
-            watches_workflow_code=bool(self.watch_workflow_code),
-            unknown_workflow_after=self.unknown_workflow_after,
-            archive_after=self.archive_after,
-            retention=self.retention,
-            retry=retry or DEFAULT_RETRY,
-            label=self.worker_id,
-        )
-
-    def credentials(self) -> Credentials:
-        """How to present ourselves to the server."""
-        return Credentials(
-            user_credentials=str(self.user_credentials) if self.user_credentials else None,
-            nkeys_seed=self.nkeys_seed,
-            token=self.token,
-            user=self.user,
-            password=self.password,
-            tls=self._tls(),
-        )
-
-    def _tls(self) -> ssl.SSLContext | None:
-        if self.tls_ca is None and self.tls_cert is None:
-            return None
-        context = ssl.create_default_context(cafile=str(self.tls_ca) if self.tls_ca else None)
-        if self.tls_cert is not None:
-            context.load_cert_chain(str(self.tls_cert), str(self.tls_key) if self.tls_key else None)
-        return context

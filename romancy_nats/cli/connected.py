@@ -14,12 +14,14 @@ from romancy_nats.cli.output import note
 from romancy_nats.client.client import Client, session_of
 from romancy_nats.client.handle import WorkflowHandle
 from romancy_nats.client.session import Target
+from romancy_nats.composition import connect_options
 from romancy_nats.core.payload import ValueCodec
 from romancy_nats.core.shown import shown_value
 from romancy_nats.errors import ConfigurationError, InstanceNotFoundError, StreamMissingError
 from romancy_nats.jetstream import provision
 from romancy_nats.jetstream.connection import Connection
 from romancy_nats.jetstream.topology import Topology
+from romancy_nats.jetstream.world import open_connection
 from romancy_nats.settings import Settings
 
 T = TypeVar("T")
@@ -73,12 +75,7 @@ async def opened(chosen: Settings) -> AsyncGenerator[Connection]:
     """A connection that creates nothing."""
     if chosen.nats_url is None:
         raise ConfigurationError("no server: say --url, or set ROMANCY_NATS_URL")
-    async with Connection.open(
-        chosen.nats_url,
-        name="romancy-cli",
-        credentials=chosen.credentials(),
-        inbox_prefix=chosen.inbox_prefix,
-    ) as connection:
+    async with open_connection(connect_options(chosen.nats_url, chosen, "romancy-cli")) as connection:
         yield connection
 
 

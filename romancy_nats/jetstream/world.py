@@ -6,13 +6,13 @@ import random
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
 from romancy_nats.jetstream import provision as provisioning
 from romancy_nats.jetstream.archive import JetStreamArchive
+from romancy_nats.jetstream.connect_options import ConnectOptions
 from romancy_nats.jetstream.connection import Connection
-from romancy_nats.jetstream.credentials import Credentials
 from romancy_nats.jetstream.events import JetStreamEvents
 from romancy_nats.jetstream.lazy import LazyEvents, LazyLedger, LazyQueues, Namespace
 from romancy_nats.jetstream.leases import JetStreamLeases
@@ -20,7 +20,7 @@ from romancy_nats.jetstream.ledger import JetStreamLedger
 from romancy_nats.jetstream.orphans import JetStreamOrphans
 from romancy_nats.jetstream.queues import JetStreamQueues
 from romancy_nats.jetstream.timers import JetStreamTimers
-from romancy_nats.jetstream.topology import DEFAULT_SHARDS, Storage, Topology
+from romancy_nats.jetstream.topology import Topology
 from romancy_nats.jetstream.wire import CoreWire
 from romancy_nats.ports import Ledger, World
 
@@ -75,40 +75,35 @@ class JetStreamWorld(World):
         await provisioning.ensure_consumers(self.connection, self.topology, workflows, ack_wait)
 
 
+def open_connection(options: ConnectOptions) -> AbstractAsyncContextManager[Connection]:
+    """Connect, and nothing more. Raises what `Connection.open` raises."""
+    return Connection.open(
+        options.url,
+        name=options.name,
+        credentials=options.credentials,
+        inbox_prefix=options.inbox_prefix,
+    )
+
+
 @asynccontextmanager
-async def open_world(
-    url: str,
-    *,
-    namespace: str = "romancy",
-    shards: int = DEFAULT_SHARDS,
-    replicas: int = 1,
-    storage: Storage = "file",
-    lease_ttl: float = 15.0,
-    provision: bool = True,
-    name: str = "romancy",
-    credentials: Credentials | None = None,
-    inbox_prefix: str = "_INBOX",
-    timeout: float = 5.0,
-) -> AsyncGenerator[JetStreamWorld]:
-    """Connect to a namespace; `shards`, `replicas` and `storage` matter only when it is created.
+async def open_world(options: ConnectOptions) -> AsyncGenerator[JetStreamWorld]:
+    """Connect to a namespace as a worker: missing streams are made at once if `provision` allows it.
 
     Raises what `Connection.open` and the provisioning raise.
     """
-    async with Connection.open(
-        url, name=name, credentials=credentials, inbox_prefix=inbox_prefix, timeout=timeout
-    ) as connection:
-        if provision:
+    async with open_connection(options) as connection:
+        if options.provision:
             topology = await provisioning.ensure_streams(
-                connection, namespace, shards=shards, replicas=replicas, storage=storage
+                connection, options.namespace, shards=options.shards, replicas=options.replicas
             )
         else:
-            topology = await provisioning.find_streams(connection, namespace)
+            topology = await provisioning.find_streams(connection, options.namespace)
         subjects = topology.subjects
         queues = JetStreamQueues(connection, subjects)
         events = JetStreamEvents(connection, subjects)
         ledger = JetStreamLedger(connection, subjects, topology.shards)
         try:
-            yield _world(connection, ledger, queues, events, lambda: topology, lease_ttl)
+            yield _world(connection, ledger, queues, events, lambda: topology, options.lease_ttl)
         finally:
             await queues.stop_pulling()
             await events.stop_pulling()
@@ -116,29 +111,19 @@ async def open_world(
 
 @asynccontextmanager
 async def open_client_world(
-    url: str,
-    *,
-    namespace: str = "romancy",
-    shards: int = DEFAULT_SHARDS,
-    replicas: int = 1,
-    lease_ttl: float = 15.0,
-    provision: bool = True,
-    name: str = "romancy",
-    credentials: Credentials | None = None,
-    inbox_prefix: str = "_INBOX",
-    patience: float = 30.0,
+    options: ConnectOptions, *, patience: float = 30.0
 ) -> AsyncGenerator[JetStreamWorld]:
     """Connect to a namespace as a client: its first write makes missing streams if `provision` allows it.
 
-    Raises what `Connection.open` raises; the write raises what the provisioning raises.
+    `patience` is how long a call waits for a server that does not answer, in seconds. Raises what `Connection.open`
+    raises; the write raises what the provisioning raises.
     """
-    async with Connection.open(
-        url, name=name, credentials=credentials, inbox_prefix=inbox_prefix
-    ) as connection:
-        place = Namespace(connection, Topology(namespace, shards, replicas), may_make=provision)
+    async with open_connection(options) as connection:
+        wanted = Topology(options.namespace, options.shards, options.replicas)
+        place = Namespace(connection, wanted, may_make=options.provision)
         ledger = LazyLedger(connection, place, patience)
         queues, events = LazyQueues(connection, place, patience), LazyEvents(connection, place)
-        yield _world(connection, ledger, queues, events, lambda: place.topology, lease_ttl, patience)
+        yield _world(connection, ledger, queues, events, lambda: place.topology, options.lease_ttl, patience)
 
 
 def _world(

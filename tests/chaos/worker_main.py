@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from romancy_nats import Settings
-from romancy_nats.composition import connect_world
+from romancy_nats.composition import connect_world, tuning
 from romancy_nats.worker import running_worker
 from tests.chaos.crash import VARIABLE, CrashPoint, fragile
 from tests.chaos.flows import WORKFLOWS, failing_named
@@ -36,7 +36,7 @@ async def work(path: Path, names: list[str]) -> None:
     async with connect_world(settings, name="chaos") as world:
         await world.ensure_consumers({flow.name: flow.max_concurrency for flow in workflows})
         async with running_worker(
-            fragile(world, record, crash), workflows, settings.tuning(), lifespan=resources, signals=True
+            fragile(world, record, crash), workflows, tuning(settings), lifespan=resources, signals=True
         ) as worker:
             print("ready", flush=True)
             await worker.wait()

@@ -13,6 +13,7 @@ from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanag
 import pytest
 
 from romancy_nats.errors import ServerError
+from romancy_nats.jetstream.connect_options import ConnectOptions
 from romancy_nats.jetstream.server import LocalServer
 from romancy_nats.jetstream.world import JetStreamWorld, open_world
 from romancy_nats.testing import virtual_time
@@ -40,7 +41,9 @@ async def memory_stage(replicas: int) -> AsyncGenerator[Stage]:
 @asynccontextmanager
 async def jetstream_stage(url: str, replicas: int) -> AsyncGenerator[Stage]:
     def process() -> AbstractAsyncContextManager[JetStreamWorld]:
-        return open_world(url, namespace=NAMESPACE, shards=SHARDS, replicas=replicas, lease_ttl=ACK_WAIT - 1)
+        return open_world(
+            ConnectOptions(url, namespace=NAMESPACE, shards=SHARDS, replicas=replicas, lease_ttl=ACK_WAIT - 1)
+        )
 
     async with process() as first, process() as second:
         name = f"wf{next(_numbers)}"
@@ -79,7 +82,7 @@ async def _elected(url: str) -> None:
     until = time.monotonic() + 30
     while True:
         try:
-            async with open_world(url, namespace=NAMESPACE, shards=SHARDS, replicas=3):
+            async with open_world(ConnectOptions(url, namespace=NAMESPACE, shards=SHARDS, replicas=3)):
                 return
         except ServerError:
             if time.monotonic() > until:

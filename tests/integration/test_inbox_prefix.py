@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from romancy_nats import App, Client, Settings, WorkflowContext, workflow
 from romancy_nats.core.ids import InstanceKey
+from romancy_nats.jetstream.connect_options import ConnectOptions
 from romancy_nats.jetstream.server import LocalServer
 from romancy_nats.jetstream.world import open_world
 from tests.integration.place import SHARDS, Place, until
@@ -72,8 +73,8 @@ async def test_each_kind_of_answer_reaches_its_inbox(nats_server: LocalServer, p
     namespace = f"t{secrets.token_hex(5)}"
     options = {"namespace": namespace, "shards": SHARDS, "inbox_prefix": prefix}
     async with (
-        open_world(nats_server.url, **options) as first,  # type: ignore[arg-type]
-        open_world(nats_server.url, **options) as second,  # type: ignore[arg-type]
+        open_world(ConnectOptions(nats_server.url, **options)) as first,  # type: ignore[arg-type]
+        open_world(ConnectOptions(nats_server.url, **options)) as second,  # type: ignore[arg-type]
     ):
 
         async def answer(question: bytes) -> bytes:

@@ -17,6 +17,7 @@ from romancy_nats.errors import ServerUnavailableError
 from romancy_nats.jetstream import ledger as ledger_module
 from romancy_nats.jetstream import writes
 from romancy_nats.jetstream.api import ask
+from romancy_nats.jetstream.connect_options import ConnectOptions
 from romancy_nats.jetstream.server import LocalServer
 from romancy_nats.jetstream.world import JetStreamWorld, open_world
 from romancy_nats.ports import DeadLetter, Delivery, QueueKind, Refusal, Refused, Source, WriteReply
@@ -29,7 +30,9 @@ ODD = 'order. *>=%:\t"é'
 
 @pytest.fixture
 async def world(nats_server: LocalServer) -> AsyncIterator[JetStreamWorld]:
-    async with open_world(nats_server.url, namespace=NAMESPACE, shards=3, lease_ttl=4.0) as opened:
+    async with open_world(
+        ConnectOptions(nats_server.url, namespace=NAMESPACE, shards=3, lease_ttl=4.0)
+    ) as opened:
         yield opened
 
 
@@ -418,7 +421,7 @@ class TestWire:
 async def test_an_unanswered_write_is_unknown_and_reads_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writes, "TIMEOUT", 0.3)
     with LocalServer(sync_always=False) as server:
-        async with open_world(server.url, shards=1) as world:
+        async with open_world(ConnectOptions(server.url, shards=1)) as world:
             key = fresh()
             fence = await claim(world, key)
             server.kill()
@@ -436,7 +439,9 @@ async def test_an_unanswered_write_is_unknown_and_reads_say_so(monkeypatch: pyte
 
 
 async def test_a_stream_that_is_full_is_no_commit_that_exists(nats_server: LocalServer) -> None:
-    async with open_world(nats_server.url, namespace=f"t{secrets.token_hex(4)}", shards=1) as world:
+    async with open_world(
+        ConnectOptions(nats_server.url, namespace=f"t{secrets.token_hex(4)}", shards=1)
+    ) as world:
         key = fresh()
         fence = await claim(world, key)
         spec = world.topology.shard(0)

@@ -13,6 +13,7 @@ import pytest
 from romancy_nats.errors import ConfigurationError, PermissionDeniedError, StreamMissingError
 from romancy_nats.jetstream import provision
 from romancy_nats.jetstream.api import ask
+from romancy_nats.jetstream.connect_options import ConnectOptions
 from romancy_nats.jetstream.connection import Connection
 from romancy_nats.jetstream.credentials import Credentials
 from romancy_nats.jetstream.server import LocalServer
@@ -158,19 +159,19 @@ async def test_without_the_right_to_create_the_error_names_what_is_missing() -> 
     with LocalServer(sync_always=False, extra_config=USERS) as server:
         reader = Credentials(user="reader", password="reader")
         with pytest.raises(StreamMissingError) as missing:
-            async with open_world(server.url, shards=1, credentials=reader):
+            async with open_world(ConnectOptions(server.url, shards=1, credentials=reader)):
                 pytest.fail("opened")
         assert all(spec.name in str(missing.value) for spec in Topology("romancy", 1).streams())
         admin = Credentials(user="admin", password="admin")
-        async with open_world(server.url, shards=1, credentials=admin):
+        async with open_world(ConnectOptions(server.url, shards=1, credentials=admin)):
             pass
-        async with open_world(server.url, credentials=reader) as world:
+        async with open_world(ConnectOptions(server.url, credentials=reader)) as world:
             assert world.topology.shards == 1
             with pytest.raises(StreamMissingError, match="start_order"):
                 await world.ensure_consumers({"order": None})
         blind = Credentials(user="blind", password="blind")
         with pytest.raises(PermissionDeniedError):
-            async with open_world(server.url, credentials=blind, provision=False):
+            async with open_world(ConnectOptions(server.url, credentials=blind, provision=False)):
                 pytest.fail("opened")
 
 

@@ -14,6 +14,7 @@ import pytest
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.plain import encode_plain
 from romancy_nats.jetstream.api import ask
+from romancy_nats.jetstream.connect_options import ConnectOptions
 from romancy_nats.jetstream.server import LocalServer
 from romancy_nats.jetstream.timers import moment
 from romancy_nats.jetstream.world import JetStreamWorld, open_world
@@ -28,7 +29,7 @@ SECOND = 1_000_000
 
 @asynccontextmanager
 async def world(url: str) -> AsyncIterator[JetStreamWorld]:
-    async with open_world(url, namespace=f"t{secrets.token_hex(4)}", shards=1) as opened:
+    async with open_world(ConnectOptions(url, namespace=f"t{secrets.token_hex(4)}", shards=1)) as opened:
         await opened.ensure_consumers({WORKFLOW: None})
         yield opened
 
@@ -149,7 +150,7 @@ async def test_thousands_of_waits_are_told_and_each_once(nats_server: LocalServe
 async def test_a_cancelled_dispatcher_gives_back_what_it_has_in_hand(nats_server: LocalServer) -> None:
     async with (
         world(nats_server.url) as opened,
-        open_world(nats_server.url, namespace=opened.topology.namespace) as other,
+        open_world(ConnectOptions(nats_server.url, namespace=opened.topology.namespace)) as other,
     ):
         for n in range(2000):
             await opened.events.register(InstanceKey(WORKFLOW, f"i{n}"), 0, "event:1", "all", None)
