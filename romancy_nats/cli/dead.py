@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
-from typing import Annotated, NamedTuple, TypeVar
+from typing import Annotated, NamedTuple, Protocol, TypeVar
 
 import typer
 
@@ -33,8 +33,15 @@ Numbers = Annotated[
     typer.Argument(metavar="[NUMBER]...", help="Which letters, by the number that `dead list` shows."),
 ]
 
-
 T = TypeVar("T")
+
+
+class _Act(Protocol):
+    """Does something with one letter; returns why it could not, "" when it is done."""
+
+    __name__: str
+
+    async def __call__(self, letters: DeadLetters, letter: Letter, /) -> str: ...
 
 
 class _Done(NamedTuple):
@@ -97,58 +104,49 @@ def show(
     print_value(_body(letter))
 
 
-@group.command()
-def redrive(
-    numbers: Numbers = None,
-    workflow: WorkflowName = None,
-    url: Url = None,
-    namespace: Namespace = None,
-    as_json: AsJson = False,
-) -> None:
+def _command(verb: str) -> Callable[[_Act], _Act]:
+    """Make a command of what is done with one letter: it does so with all that its numbers or --workflow name."""
+
+    def register(act: _Act) -> _Act:
+        @group.command(name=act.__name__, help=act.__doc__)
+        def command(
+            numbers: Numbers = None,
+            workflow: WorkflowName = None,
+            url: Url = None,
+            namespace: Namespace = None,
+            as_json: AsJson = False,
+        ) -> None:
+            if bool(numbers) == (workflow is not None):
+                raise ConfigurationError(
+                    "say which letters: their numbers, or --workflow for all of one workflow"
+                )
+
+            async def all_of_them(letters: DeadLetters) -> list[_Done]:
+                return [await _one(act, letters, one) for one in await _chosen(letters, numbers, workflow)]
+
+            _report(_with_letters(all_of_them, url, namespace), verb, as_json=as_json)
+
+        return act
+
+    return register
+
+
+@_command("sent back")
+async def redrive(letters: DeadLetters, letter: Letter) -> str:
     """Send dead letters back to where they came from, with their headers; each is deleted once that is stored.
 
     Exit code 1 when one of them could not be sent back; it says why, and is kept.
     """
-
-    async def act(letters: DeadLetters, letter: Letter) -> str:
-        return await letters.redrive(letter)
-
-    _each(act, numbers, workflow, url, namespace, as_json=as_json, verb="sent back")
+    return await letters.redrive(letter)
 
 
-@group.command()
-def delete(
-    numbers: Numbers = None,
-    workflow: WorkflowName = None,
-    url: Url = None,
-    namespace: Namespace = None,
-    as_json: AsJson = False,
-) -> None:
+@_command("deleted")
+async def delete(letters: DeadLetters, letter: Letter) -> str:
     """Delete dead letters for good."""
-
-    async def act(letters: DeadLetters, letter: Letter) -> str:
-        return "" if await letters.delete(letter.number) else "it is gone already"
-
-    _each(act, numbers, workflow, url, namespace, as_json=as_json, verb="deleted")
+    return "" if await letters.delete(letter.number) else "it is gone already"
 
 
-def _each(
-    act: Callable[[DeadLetters, Letter], Awaitable[str]],
-    numbers: list[int] | None,
-    workflow: str | None,
-    url: str | None,
-    namespace: str | None,
-    *,
-    as_json: bool,
-    verb: str,
-) -> None:
-    if bool(numbers) == (workflow is not None):
-        raise ConfigurationError("say which letters: their numbers, or --workflow for all of one workflow")
-
-    async def all_of_them(letters: DeadLetters) -> list[_Done]:
-        return [await _one(act, letters, letter) for letter in await _chosen(letters, numbers, workflow)]
-
-    done = _with_letters(all_of_them, url, namespace)
+def _report(done: list[_Done], verb: str, *, as_json: bool) -> None:
     if as_json:
         print_json([one._asdict() for one in done])
     else:
@@ -158,9 +156,7 @@ def _each(
         raise typer.Exit(Exit.FAILED)
 
 
-async def _one(
-    act: Callable[[DeadLetters, Letter], Awaitable[str]], letters: DeadLetters, letter: Letter
-) -> _Done:
+async def _one(act: _Act, letters: DeadLetters, letter: Letter) -> _Done:
     try:
         why_not = await act(letters, letter)
     except RomancyError as error:
