@@ -34,7 +34,7 @@ class Worker:
     @property
     def instances(self) -> int:
         """How many instances it owns."""
-        return len(self._engine.instances)
+        return len(self._engine.host.instances)
 
     async def drain(self) -> None:
         """Take nothing new, finish or let go of what is running within the grace period, and end."""

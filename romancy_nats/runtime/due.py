@@ -5,8 +5,9 @@ from __future__ import annotations
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.errors import InvalidNameError
 from romancy_nats.ports import Delivery
+from romancy_nats.runtime.claims import Claims
+from romancy_nats.runtime.host import Host
 from romancy_nats.runtime.owner import HeldDelivery
-from romancy_nats.runtime.ownership import Ownership
 from romancy_nats.storage.records import microseconds, read_record
 
 _OWNED_PAUSE = 0.5
@@ -16,31 +17,31 @@ _LONGEST_OWNED_PAUSE = 30.0
 class Due:
     """Handles the due messages of one worker."""
 
-    def __init__(self, ownership: Ownership) -> None:
-        self._ownership = ownership
-        self._engine = ownership.engine
+    def __init__(self, host: Host, claims: Claims) -> None:
+        self._host = host
+        self._claims = claims
 
     async def handle(self, delivery: Delivery) -> None:
         """Wake the instance, unless there is nothing left to wake it for."""
-        engine = self._engine
-        if not engine.lease.valid() or engine.draining:
-            delivery.nak(0.0 if engine.draining else 1.0)
+        host = self._host
+        if not host.lease.valid() or host.draining:
+            delivery.nak(0.0 if host.draining else 1.0)
             return
         try:
             key = InstanceKey(delivery.workflow, delivery.id)
         except InvalidNameError as error:
-            await self._ownership.park(delivery, str(error))
+            await self._claims.park(delivery, str(error))
             return
-        async with self._ownership.claiming(key):
+        async with self._claims.claiming(key):
             await self._wake(key, delivery)
 
     async def _wake(self, key: InstanceKey, delivery: Delivery) -> None:
-        engine = self._engine
-        if key in engine.instances:
+        host = self._host
+        if key in host.instances:
             # Its owner's local timers are at it; only the record at rest tells whether this wake-up is used up.
             delivery.nak(_pause(delivery))
             return
-        held = await read_record(engine.world, key)
+        held = await read_record(host.world, key)
         if held is None or held.record.status.ended:
             delivery.ack()
             return
@@ -50,16 +51,16 @@ class Due:
             delivery.nak(_pause(delivery))
             return
         # The server's clock fired it: that time has come, whatever the clock here says (L8).
-        now = max(delivery.time, microseconds(engine.world))
+        now = max(delivery.time, microseconds(host.world))
         if not record.next_due or record.next_due > now:
             delivery.ack()
             return
-        instance = await self._ownership.claim(key, held, delivery)
+        instance = await self._claims.claim(key, held, delivery)
         if instance is None:
             return
         instance.held.append(HeldDelivery(delivery, max(1, instance.commits)))
         instance.effects.fire_due(now)
-        self._ownership.go_on(instance)
+        self._claims.resume(instance)
 
 
 def _pause(delivery: Delivery) -> float:

@@ -7,14 +7,11 @@ names the new generation. Whoever takes over in between finds the end, and does 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from romancy_nats.core.events import WorkflowRecurred
+from romancy_nats.core.events import WorkflowRecurred, WorkflowStarted
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
 from romancy_nats.runtime.instance import Instance
-
-if TYPE_CHECKING:
-    from romancy_nats.runtime.engine import Engine
+from romancy_nats.runtime.owner import Owner
 
 
 def next_record(record: InstanceRecord, commits: int = 0) -> InstanceRecord:
@@ -31,10 +28,12 @@ def next_record(record: InstanceRecord, commits: int = 0) -> InstanceRecord:
     )
 
 
-def begin_next(engine: Engine, instance: Instance, ending: WorkflowRecurred) -> None:
-    """Put the next generation in the place of one that has ended, with all who wait for it."""
+def next_generation(
+    owner: Owner, instance: Instance, ending: WorkflowRecurred
+) -> tuple[Instance, WorkflowStarted]:
+    """The instance that takes the place of one that has ended, with all who wait for it, and what it begins with."""
     following = Instance(
-        engine, instance.key, instance.execution.following(), next_record(instance.record), instance.revision
+        owner, instance.key, instance.execution.following(), next_record(instance.record), instance.revision
     )
     following.shown = False
     following.last_time = instance.last_time
@@ -52,5 +51,4 @@ def begin_next(engine: Engine, instance: Instance, ending: WorkflowRecurred) -> 
     instance.fall_asleep()
     instance.rested.set_result(0)
     instance.close()
-    engine.instances[instance.key] = following
-    following.give(started)
+    return following, started

@@ -186,7 +186,7 @@ class Instance:
         self.skipped.clear()
         self._turn()
 
-    def poke(self) -> None:
+    def resume_after_lease_gap(self) -> None:
         """The lease is good again after a doubtful while: begin what was held back (L10)."""
         if not self.dropped and not self._busy:
             self.bounded(self._begin_what_was_held_back)
@@ -235,12 +235,12 @@ class Instance:
         if not again:
             self.stalled = error
         if again or self._portions or self._sent.n > self.commits:
-            self.owner.memory_broken(self, error)
+            self.owner.discard_broken(self, error)
             return
         try:
             self._stall()
         except BaseException as another:  # noqa: BLE001 - the boundary of the boundary
-            self.owner.memory_broken(self, another)
+            self.owner.discard_broken(self, another)
 
     def _stall(self) -> None:
         """Record what has arrived, as far as it can be recorded, then rest. Nothing of it begins."""
@@ -257,7 +257,7 @@ class Instance:
         else:
             self._busy = True
             self.owner.pace.answered(self)
-            self.owner.turn_over(self)
+            self.owner.bring_to_rest(self)
 
     def _recordable(self) -> list[Event]:
         """The batch up to the first event that no commit can hold: an open commit may end anywhere (L7)."""
@@ -433,7 +433,7 @@ class Instance:
             return
         if self.stalled is not None or self.execution.ending is not None or not self.execution.waits:
             self._busy = True
-            self.owner.turn_over(self)
+            self.owner.bring_to_rest(self)
         elif self._early:
             self._be_patient()
         elif self._linger is None and self.may_rest():
@@ -472,7 +472,7 @@ class Instance:
     def _rest_if_idle(self) -> None:
         if not self.dropped and self.may_rest():
             self._busy = True
-            self.owner.turn_over(self)
+            self.owner.bring_to_rest(self)
 
     def stay(self) -> None:
         """Something came while it was going to rest: it does not (L6)."""
@@ -519,7 +519,7 @@ class Instance:
                     if reply.why in (Refusal.OTHER, Refusal.DENIED):
                         # A full disk, say: whoever loads it anew does its activities again, so not in a hot loop.
                         await asyncio.sleep(_AFTER_A_REFUSAL)
-                    self.owner.memory_lost(self)
+                    self.owner.discard(self)
                 return
             sent_before = True
             await asyncio.sleep(pause)

@@ -14,9 +14,10 @@ from romancy_nats.core.start_options import RESTART_REJECTED
 from romancy_nats.core.starting import StartRequest, read_start
 from romancy_nats.errors import InvalidNameError, StartRejectedError
 from romancy_nats.ports import Delivery, Held, Refusal, Refused
+from romancy_nats.runtime.claims import Claims
+from romancy_nats.runtime.host import Host
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.owner import HeldDelivery
-from romancy_nats.runtime.ownership import Ownership
 from romancy_nats.storage.records import microseconds, read_record, write_record
 from romancy_nats.storage.unclaimed import record_rejection
 
@@ -26,43 +27,41 @@ _log = logging.getLogger("romancy.worker")
 class Intake:
     """Handles the start messages of one worker."""
 
-    def __init__(self, ownership: Ownership) -> None:
-        self._ownership = ownership
-        self._engine = ownership.engine
+    def __init__(self, host: Host, claims: Claims) -> None:
+        self._host = host
+        self._claims = claims
 
     async def handle(self, delivery: Delivery) -> None:
         """Start the instance, join it, or say why not."""
-        engine = self._engine
-        workflow = engine.workflows[delivery.workflow]
+        host = self._host
+        workflow = host.workflows[delivery.workflow]
         fallback = derived_id(delivery.source.stream, delivery.source.sequence)
         try:
-            request = read_start(
-                workflow, delivery.headers, delivery.data, fallback, engine.world.limits.value
-            )
+            request = read_start(workflow, delivery.headers, delivery.data, fallback, host.world.limits.value)
         except StartRejectedError as error:
             await self._reject(delivery, error)
             return
-        async with self._ownership.claiming(request.key):
+        async with self._claims.claiming(request.key):
             await self._start(request, delivery)
 
     async def _start(self, request: StartRequest, delivery: Delivery) -> None:
-        engine = self._engine
-        instance = engine.instances.get(request.key)
+        host = self._host
+        instance = host.instances.get(request.key)
         if instance is None:
             record = self._new_record(request, delivery)
-            reply = await write_record(engine.world, request.key, record, 0)
+            reply = await write_record(host.world, request.key, record, 0)
             if isinstance(reply, int):
-                if record.owner != engine.lease.incarnation:
+                if record.owner != host.lease.incarnation:
                     # The lease was lost while the claim was under way; the record names a dead incarnation.
                     delivery.nak()
                     return
-                execution = engine.execution(request.key)
-                self._begin(Instance(engine, request.key, execution, record, reply), request, delivery)
+                execution = host.execution(request.key)
+                self._begin(Instance(host, request.key, execution, record, reply), request, delivery)
                 return
             if reply.why is Refusal.TOO_LARGE:
                 await self._reject(delivery, StartRejectedError(f"its record is too large: {reply.text}"))
                 return
-            held = await read_record(engine.world, request.key)
+            held = await read_record(host.world, request.key)
             if held is None:
                 delivery.nak(1.0)
                 return
@@ -71,13 +70,13 @@ class Intake:
         await self._join(request, delivery, held)
 
     def _new_record(self, request: StartRequest, delivery: Delivery, generation: int = 0) -> InstanceRecord:
-        now, options = microseconds(self._engine.world), request.options
+        now, options = microseconds(self._host.world), request.options
         delayed = options.begins(delivery.time) > now
         return InstanceRecord(
             generation=generation,
             start=delivery.source.sequence,
             status=InstanceStatus.QUEUED if delayed else InstanceStatus.RUNNING,
-            owner=self._engine.lease.incarnation,
+            owner=self._host.lease.incarnation,
             fingerprint=request.fingerprint,
             created=delivery.time or now,
             started=0 if delayed else now,
@@ -89,12 +88,12 @@ class Intake:
 
     def _begin(self, instance: Instance, request: StartRequest, delivery: Delivery) -> None:
         """The first turn of an instance that has no commit yet."""
-        engine = self._engine
+        host = self._host
         held = HeldDelivery(delivery)
         instance.held.append(held)
         if request.notify:
             instance.notify.append(request.notify)
-        engine.instances[instance.key] = instance
+        host.instances[instance.key] = instance
         _log.debug("%r begins", instance.key)
         event = self._started(instance.record, request, delivery)
         if instance.stalled is not None:
@@ -111,13 +110,13 @@ class Intake:
         return WorkflowStarted(
             workflow,
             request.input,
-            self._engine.workflows[workflow].code,
+            self._host.workflows[workflow].code,
             source.stream,
             source.sequence,
             (record.started or begins) + limit if limit else 0,
             request.trace,
             begins,
-            max_value=0 if (most := self._engine.world.limits.value) == MAX_VALUE else most,
+            max_value=0 if (most := self._host.world.limits.value) == MAX_VALUE else most,
         )
 
     async def _join(self, request: StartRequest, delivery: Delivery, held: Held) -> None:
@@ -131,7 +130,7 @@ class Intake:
             await self._conflict(request, delivery)
             return
         self._answer(request.reply_to, {"workflow": request.key.workflow, "id": request.key.id})
-        instance = self._engine.instances.get(request.key)
+        instance = self._host.instances.get(request.key)
         if instance is not None:
             if request.options.on_conflict == "restart_ended" and instance.execution.ending is not None:
                 # It has ended, and its record is about to say so: then this start begins the next generation.
@@ -146,17 +145,17 @@ class Intake:
         if record.status.ended or (not record.owner and record.commits > 0 and not record.let_go):
             # At rest with a first commit: the start is in its history.
             delivery.ack()
-            self._engine.world.wire.notify(request.notify, b"")
+            self._host.world.wire.notify(request.notify, b"")
             return
         await self._take_over(request, delivery, held)
 
     async def _take_over(self, request: StartRequest, delivery: Delivery, held: Held) -> None:
         """Claim an instance that needs its start, or is at work for somebody."""
-        if self._engine.stalls.is_known(request.key, held.record):
+        if self._host.stalls.is_known(request.key, held.record):
             # It broke before its first commit: its start is tried again, but not in a hot loop.
-            delivery.nak(self._engine.stalls.pause())
+            delivery.nak(self._host.stalls.pause())
             return
-        claimed = await self._ownership.claim(request.key, held, delivery)
+        claimed = await self._claims.claim(request.key, held, delivery)
         if claimed is None:
             return
         if request.notify:
@@ -165,24 +164,24 @@ class Intake:
             self._begin(claimed, request, delivery)
         else:
             claimed.held.append(HeldDelivery(delivery, 1))
-            self._ownership.go_on(claimed)
+            self._claims.resume(claimed)
 
     async def _restart(self, request: StartRequest, delivery: Delivery, held: Held) -> None:
         """A new generation of an instance that has ended."""
-        engine, generation = self._engine, held.record.generation + 1
+        host, generation = self._host, held.record.generation + 1
         record = self._new_record(request, delivery, generation)
-        reply = await write_record(engine.world, request.key, record, held.revision)
-        if isinstance(reply, Refused) or record.owner != engine.lease.incarnation:
+        reply = await write_record(host.world, request.key, record, held.revision)
+        if isinstance(reply, Refused) or record.owner != host.lease.incarnation:
             delivery.nak(0.1)
             return
-        execution = engine.execution(request.key, generation)
-        self._begin(Instance(engine, request.key, execution, record, reply), request, delivery)
+        execution = host.execution(request.key, generation)
+        self._begin(Instance(host, request.key, execution, record, reply), request, delivery)
 
     async def _conflict(self, request: StartRequest, delivery: Delivery) -> None:
         text = f"instance {request.key.id!r} exists with another input"
         reason = f"InstanceConflictError: {text}; use another id, or the same arguments"
-        await self._ownership.park(delivery, reason, request.key.id)
-        self._engine.world.wire.notify(request.notify, b"")
+        await self._claims.park(delivery, reason, request.key.id)
+        self._host.world.wire.notify(request.notify, b"")
         self._answer(request.reply_to, {"error": "InstanceConflictError", "message": text})
 
     async def _reject(self, delivery: Delivery, error: StartRejectedError) -> None:
@@ -193,15 +192,15 @@ class Intake:
             id = None
         if id is not None:
             key = InstanceKey(delivery.workflow, id)
-            await record_rejection(self._engine.world, key, error.message, delivery.time)
-        await self._ownership.park(delivery, f"StartRejectedError: {error.message}", id or "")
-        self._engine.world.wire.notify(delivery.headers.get(NOTIFY, ""), b"")
+            await record_rejection(self._host.world, key, error.message, delivery.time)
+        await self._claims.park(delivery, f"StartRejectedError: {error.message}", id or "")
+        self._host.world.wire.notify(delivery.headers.get(NOTIFY, ""), b"")
         reply_to = delivery.headers.get(REPLY_TO, "")
         self._answer(reply_to, {"error": "StartRejectedError", "message": error.message})
 
     def _answer(self, inbox: str, answer: dict[str, str]) -> None:
         if inbox:
-            self._engine.world.wire.notify(inbox, json.dumps(answer).encode())
+            self._host.world.wire.notify(inbox, json.dumps(answer).encode())
 
 
 def _restarts(request: StartRequest, delivery: Delivery, record: InstanceRecord) -> bool:

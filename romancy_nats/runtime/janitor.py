@@ -8,16 +8,13 @@ from collections import OrderedDict
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.errors import RomancyError, ServerUnavailableError
-from romancy_nats.ports import Held
+from romancy_nats.ports import Held, World
+from romancy_nats.runtime.tuning import Tuning
 from romancy_nats.storage.histories import read_commits
 from romancy_nats.storage.records import read_record, write_record
-
-if TYPE_CHECKING:
-    from romancy_nats.runtime.engine import Engine
 
 _log = logging.getLogger("romancy.worker")
 _MOST_REMEMBERED = 50_000
@@ -32,8 +29,9 @@ _TRIES = 8
 class Janitor:
     """Archives what ended on this worker after a while; the sweep finds what a dead worker left behind."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, world: World, tuning: Tuning) -> None:
+        self._world = world
+        self._tuning = tuning
         self._ended: OrderedDict[InstanceKey, float] = OrderedDict()
         self._news = asyncio.Event()
         self._room_for_long = asyncio.Semaphore(_AT_ONCE)
@@ -41,7 +39,7 @@ class Janitor:
     def ended(self, key: InstanceKey) -> None:
         """An instance has ended: its turn comes after `archive_after` seconds."""
         if len(self._ended) < _MOST_REMEMBERED and key not in self._ended:
-            self._ended[key] = self._engine.world.clock.monotonic() + self._engine.tuning.archive_after
+            self._ended[key] = self._world.clock.monotonic() + self._tuning.archive_after
             self._news.set()
 
     async def run(self) -> None:
@@ -50,7 +48,7 @@ class Janitor:
             if not self._ended:
                 self._news.clear()
                 await self._news.wait()
-            now = self._engine.world.clock.monotonic()
+            now = self._world.clock.monotonic()
             batch = self._due(now)
             if not batch:
                 await asyncio.sleep(_PAUSE)
@@ -81,7 +79,7 @@ class Janitor:
         reason: object = "the server refused"
         for tries in range(_TRIES):
             try:
-                if await self._engine.world.archive.clear(key, generation):
+                if await self._world.archive.clear(key, generation):
                     return
             except RomancyError as error:
                 reason = error
@@ -90,7 +88,7 @@ class Janitor:
 
     async def tidy(self, key: InstanceKey) -> None:
         """Archive, point to the archive, clear the ledger, seal the record: each step may be done again."""
-        held = await read_record(self._engine.world, key)
+        held = await read_record(self._world, key)
         if held is None or not held.record.status.ended or held.record.owner or held.record.sealed:
             return
         if held.record.commits and not held.record.archived:
@@ -100,14 +98,14 @@ class Janitor:
                 return
             held = pointed
         # Those of earlier generations, too: whoever was to clear one may have died over it.
-        if held.record.commits and not await self._engine.world.archive.clear_before(key, held.revision):
+        if held.record.commits and not await self._world.archive.clear_before(key, held.revision):
             return
         sealed = replace(held.record, sealed=True)
-        ttl = sealed.retention or self._engine.tuning.retention
-        await self._engine.world.archive.seal(key, sealed, held.revision, ttl)
+        ttl = sealed.retention or self._tuning.retention
+        await self._world.archive.seal(key, sealed, held.revision, ttl)
 
     async def _copy(self, key: InstanceKey, held: Held) -> Held | None:
-        world, record = self._engine.world, held.record
+        world, record = self._world, held.record
         # One more than there are: a history that the record does not know of is not to be cleared away.
         commits = await world.ledger.read_history(key, record.generation, 1, record.commits + 1)
         if len(commits) < record.commits:  # a replica that lags

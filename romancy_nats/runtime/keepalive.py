@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
-if TYPE_CHECKING:
-    from romancy_nats.runtime.engine import Engine
+from romancy_nats.core.ids import InstanceKey
+from romancy_nats.runtime.instance import Instance
+from romancy_nats.runtime.lease import Lease
+from romancy_nats.runtime.tuning import Tuning
 
 _CHUNK = 200
 
@@ -14,19 +16,21 @@ _CHUNK = 200
 class Keepalive:
     """Sends `in_progress` for every held message, three times within its ack wait."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, tuning: Tuning, lease: Lease, instances: Mapping[InstanceKey, Instance]) -> None:
+        self._tuning = tuning
+        self._lease = lease
+        self._instances = instances
 
     async def run(self) -> None:
         """Run until cancelled."""
         while True:
-            await asyncio.sleep(self._engine.tuning.ack_wait / 3)
-            if self._engine.lease.valid():
+            await asyncio.sleep(self._tuning.ack_wait / 3)
+            if self._lease.valid():
                 await self._round()
 
     async def _round(self) -> None:
         sent = 0
-        for instance in list(self._engine.instances.values()):
+        for instance in list(self._instances.values()):
             for held in instance.held:
                 held.delivery.in_progress()
                 sent += 1

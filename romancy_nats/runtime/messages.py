@@ -21,9 +21,10 @@ from romancy_nats.core.messages.update import rejection
 from romancy_nats.core.record import InstanceRecord
 from romancy_nats.errors import InvalidNameError, PayloadTooLargeError, RetentionError
 from romancy_nats.ports import Delivery, Held
+from romancy_nats.runtime.claims import Claims
+from romancy_nats.runtime.host import Host
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.owner import HeldDelivery
-from romancy_nats.runtime.ownership import Ownership
 from romancy_nats.runtime.reading import UNREADABLE, is_of_another_generation, read_message, text_of
 from romancy_nats.runtime.registrations import forget_stray
 from romancy_nats.storage.histories import recorded
@@ -39,33 +40,33 @@ _ENVELOPE_BYTES = 500
 class Messages:
     """Handles the messages to instances that one worker pulls or gets forwarded."""
 
-    def __init__(self, ownership: Ownership) -> None:
-        self._ownership = ownership
-        self._engine = ownership.engine
+    def __init__(self, host: Host, claims: Claims) -> None:
+        self._host = host
+        self._claims = claims
 
     async def handle(self, delivery: Delivery) -> None:
         """Give the message to its instance, wherever that is."""
         kind = delivery.headers.get(KIND, "")
         if kind not in _KINDS:
-            await self._ownership.park(delivery, f"a message of unknown kind {kind!r}")
+            await self._claims.park(delivery, f"a message of unknown kind {kind!r}")
             return
         try:
             key = InstanceKey(delivery.workflow, delivery.id)
         except InvalidNameError as error:
-            await self._ownership.park(delivery, str(error))
+            await self._claims.park(delivery, str(error))
             return
-        async with self._ownership.claiming(key):
-            instance = self._engine.instances.get(key)
+        async with self._claims.claiming(key):
+            instance = self._host.instances.get(key)
             if instance is not None and not instance.stopping:
                 self._take(instance, delivery, kind)
                 return
-            if self._engine.draining:
+            if self._host.draining:
                 # What it still holds can be cancelled; everything else is for the others.
                 delivery.nak()
                 return
             # A resume is acked on the record's word alone, so not on that of our own rest, which may be long past (L5).
             resume = kind == "resume"
-            held = await (read_record(self._engine.world, key) if resume else self._ownership.held(key))
+            held = await (read_record(self._host.world, key) if resume else self._claims.known_record(key))
             if held is None:
                 await self._nobody_there(key, delivery, kind)
             else:
@@ -74,20 +75,18 @@ class Messages:
     async def _nobody_there(self, key: InstanceKey, delivery: Delivery, kind: str) -> None:
         status = ENDING_KINDS.get(kind)
         if status is not None:
-            if await end_unclaimed(self._engine.world, key, status, text_of(delivery)):
+            if await end_unclaimed(self._host.world, key, status, text_of(delivery)):
                 delivery.ack()
             else:
                 delivery.nak()
         elif kind == "event":
-            await forget_stray(self._engine.world, key, delivery)
+            await forget_stray(self._host.world, key, delivery)
             delivery.ack()
-        elif microseconds(self._engine.world) - delivery.time > _LONGEST_WAIT:
-            await self._ownership.park(
-                delivery, f"InstanceNotFoundError: no instance {key.id!r} within a day"
-            )
+        elif microseconds(self._host.world) - delivery.time > _LONGEST_WAIT:
+            await self._claims.park(delivery, f"InstanceNotFoundError: no instance {key.id!r} within a day")
         else:
             # Back before a later message of its sender has lost patience with it (see `admission`).
-            longest = 2 * self._engine.tuning.ack_wait
+            longest = 2 * self._host.tuning.ack_wait
             delivery.nak(min(2.0 ** min(delivery.deliveries, 10), longest))
 
     async def _deliver(self, key: InstanceKey, held: Held, delivery: Delivery, kind: str) -> None:
@@ -96,21 +95,21 @@ class Messages:
             await self._after_the_end(key, record, delivery, kind)
             return
         resting = not record.owner and not record.let_go
-        now = microseconds(self._engine.world)
+        now = microseconds(self._host.world)
         overdue = 0 < record.next_due <= now
         if kind == "resume" and resting and not overdue:
             delivery.ack()
             return
-        if record.commits == 0 and await read_commit(self._engine.world, key, record.generation, 1) is None:
+        if record.commits == 0 and await read_commit(self._host.world, key, record.generation, 1) is None:
             # Only a start may claim an instance that has no commit yet (L1); a retry lets it do so at once.
             if kind == "retry":
-                self._engine.stalls.forget(key)
+                self._host.stalls.forget(key)
             delivery.nak(1.0)
             return
-        if _waits_for_code(kind, delivery) and self._engine.stalls.is_known(key, record):
-            delivery.nak(self._engine.stalls.pause())
+        if _waits_for_code(kind, delivery) and self._host.stalls.is_known(key, record):
+            delivery.nak(self._host.stalls.pause())
             return
-        instance = await self._ownership.claim(key, held, delivery)
+        instance = await self._claims.claim(key, held, delivery)
         if instance is None:
             return
         if instance.stalled is not None:
@@ -122,7 +121,7 @@ class Messages:
             # Whatever is wrong with the message: the instance is claimed now, and nobody else makes it go on (L6).
             if overdue:
                 instance.effects.fire_due(now)
-            self._ownership.go_on(instance)
+            self._claims.resume(instance)
 
     async def _after_the_end(
         self, key: InstanceKey, record: InstanceRecord, delivery: Delivery, kind: str
@@ -130,19 +129,17 @@ class Messages:
         """Late messages are answered, or parked; none is swallowed (L5)."""
         if kind == "update":
             # It may have been answered before the end, and only its acknowledgement was lost: the history tells.
-            self._engine.world.wire.notify(delivery.headers.get(REPLY_TO, ""), b"")
+            self._host.world.wire.notify(delivery.headers.get(REPLY_TO, ""), b"")
         if kind == "event":
-            await forget_stray(self._engine.world, key, delivery)
+            await forget_stray(self._host.world, key, delivery)
         if kind != "message" or await self._is_recorded(key, record, delivery):
             delivery.ack()
         else:
-            await self._ownership.park(
-                delivery, f"InstanceEndedError: the instance has ended ({record.status})"
-            )
+            await self._claims.park(delivery, f"InstanceEndedError: the instance has ended ({record.status})")
 
     async def _is_recorded(self, key: InstanceKey, record: InstanceRecord, delivery: Delivery) -> bool:
         try:
-            commits = await recorded(self._engine.world, key, record)
+            commits = await recorded(self._host.world, key, record)
         except RetentionError:
             return False
         return any(_has(event, delivery) for commit in commits for event in commit.events)
@@ -157,14 +154,14 @@ class Messages:
             instance.end_without_code([event, WorkflowTerminated(text_of(delivery))], held)
             return
         if kind not in ("retry", "resume"):
-            delivery.nak(self._engine.stalls.pause())
+            delivery.nak(self._host.stalls.pause())
         else:
             instance.held.append(HeldDelivery(delivery, max(1, instance.commits)))
-        self._ownership.go_on(instance)
+        self._claims.resume(instance)
 
     def _fitting(self, event: MessageEvent) -> MessageEvent:
         """The event itself; raises what `UNREADABLE` names when no commit can hold it."""
-        most = self._engine.world.limits.commit - _ENVELOPE_BYTES
+        most = self._host.world.limits.commit - _ENVELOPE_BYTES
         if (size := size_of(event)) > most:
             raise PayloadTooLargeError("it", size, most)
         return event
@@ -182,8 +179,8 @@ class Messages:
         except UNREADABLE as error:
             if kind == "update":
                 text = f"the update cannot be read: {error}"
-                self._engine.world.wire.notify(delivery.headers.get(REPLY_TO, ""), rejection(text))
-            self._engine.spawn(self._ownership.park(delivery, f"a {kind} that cannot be read: {error}"))
+                self._host.world.wire.notify(delivery.headers.get(REPLY_TO, ""), rejection(text))
+            self._host.spawn(self._claims.park(delivery, f"a {kind} that cannot be read: {error}"))
             return
         if isinstance(event, EventReceived) and is_of_another_generation(instance.record, delivery):
             delivery.ack()

@@ -5,19 +5,16 @@ from __future__ import annotations
 import asyncio
 import difflib
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Sequence
 
 from romancy_nats.core.headers import derived_id, named_id
 from romancy_nats.core.ids import MAX_NAME_CHARACTERS, InstanceKey
 from romancy_nats.core.times import span
 from romancy_nats.errors import InvalidNameError, PermissionDeniedError, RomancyError, StorageError
-from romancy_nats.ports import DeadLetter, Delivery, Refused, Unclaimed
+from romancy_nats.ports import DeadLetter, Delivery, Refused, Unclaimed, World
+from romancy_nats.runtime.tuning import Tuning
 from romancy_nats.storage.records import microseconds
 from romancy_nats.storage.unclaimed import record_rejection
-
-if TYPE_CHECKING:
-    from romancy_nats.runtime.engine import Engine
 
 _log = logging.getLogger("romancy.worker")
 _MOST_REPORTED = 20
@@ -26,14 +23,17 @@ _MOST_REPORTED = 20
 class Orphans:
     """Every worker may run it: a letter is written once per start, and removing a start twice is harmless."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, world: World, tuning: Tuning, workflows: Collection[str]) -> None:
+        """`workflows` are the names that this worker has."""
+        self._world = world
+        self._tuning = tuning
+        self._workflows = workflows
         self._told: dict[str, int] = {}
         self._may_remove = True
 
     async def run(self) -> None:
         """Look now and then, until cancelled; spread out, so that workers do not look in step."""
-        every = self._engine.tuning.sweep_every
+        every = self._tuning.sweep_every
         while True:
             try:
                 await self._look()
@@ -42,10 +42,10 @@ class Orphans:
                 return
             except RomancyError as error:
                 _log.warning("a look for starts of unknown workflows was cut short (%s)", error)
-            await asyncio.sleep(every * (0.5 + self._engine.world.chance.number()))
+            await asyncio.sleep(every * (0.5 + self._world.chance.number()))
 
     async def _look(self) -> None:
-        found = await self._engine.world.orphans.unclaimed()
+        found = await self._world.orphans.unclaimed()
         self._report(found)
         for unclaimed in found:
             await self._park_old(unclaimed)
@@ -64,21 +64,20 @@ class Orphans:
     def _reason(self, one: Unclaimed) -> str:
         if not one.workflow:
             return f"{_short(one.token)!r}, which is no workflow name as it is spelled in a subject"
-        near = difflib.get_close_matches(one.workflow[:MAX_NAME_CHARACTERS], self._engine.workflows, n=1)
+        near = difflib.get_close_matches(one.workflow[:MAX_NAME_CHARACTERS], self._workflows, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         return f"workflow {_short(one.workflow)!r}, which no worker has{hint}"
 
     def _remedy(self) -> str:
-        after = span(self._engine.tuning.unknown_workflow_after)
+        after = span(self._tuning.unknown_workflow_after)
         return f"start a worker with it, or send them to the right name; {after} after their arrival they are parked"
 
     # --- parking
 
     async def _park_old(self, one: Unclaimed) -> None:
-        engine = self._engine
-        before = microseconds(engine.world) - int(engine.tuning.unknown_workflow_after * 1_000_000)
+        before = microseconds(self._world) - int(self._tuning.unknown_workflow_after * 1_000_000)
         while self._may_remove:
-            delivery = await engine.world.orphans.oldest(one.token, before)
+            delivery = await self._world.orphans.oldest(one.token, before)
             if delivery is None:
                 return
             try:
@@ -90,9 +89,9 @@ class Orphans:
                 )
 
     async def _park(self, one: Unclaimed, delivery: Delivery) -> None:
-        after = span(self._engine.tuning.unknown_workflow_after)
+        after = span(self._tuning.unknown_workflow_after)
         reason = f"no worker came for it within {after}: {self._reason(one)}"
-        world, source = self._engine.world, delivery.source
+        world, source = self._world, delivery.source
         workflow = _short(one.workflow or one.token)
         # In this order a crash in between repeats what is harmless to repeat, and loses nothing (L9).
         key = _key(one.workflow, delivery)

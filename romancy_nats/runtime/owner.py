@@ -35,7 +35,7 @@ class Owner(Protocol):
         """Run something in the worker's task group; what it raises goes to `broke`, else to the log."""
         ...
 
-    def turn_over(self, instance: Instance) -> None:
+    def bring_to_rest(self, instance: Instance) -> None:
         """The instance has ended, stalled, or has nothing left to wait for: bring it to rest."""
 
     def update_answered(self, instance: Instance, answered: UpdateAnswered) -> None:
@@ -44,10 +44,10 @@ class Owner(Protocol):
     def generation_over(self, key: InstanceKey, generation: int) -> None:
         """The record names the next generation: the commits of this one are of no use any more."""
 
-    def memory_lost(self, instance: Instance) -> None:
+    def discard(self, instance: Instance) -> None:
         """A write was refused: the memory is worthless; look at the record again (L3)."""
 
-    def memory_broken(self, instance: Instance, error: BaseException) -> None:
+    def discard_broken(self, instance: Instance, error: BaseException) -> None:
         """It can neither go on nor be brought to rest: drop it, and look at the record again after a pause (L10)."""
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from romancy_nats.core.error_text import shown
 from romancy_nats.core.execution import Execution
@@ -16,13 +15,11 @@ from romancy_nats.core.plain import decode_plain
 from romancy_nats.core.record import LONGEST_ERROR, InstanceRecord
 from romancy_nats.errors import PayloadTooLargeError, QueryError, RomancyError
 from romancy_nats.runtime.claim import YIELD_EVERY
+from romancy_nats.runtime.host import Host
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.owner import is_own_cancel
 from romancy_nats.storage.histories import recorded
 from romancy_nats.storage.records import read_record
-
-if TYPE_CHECKING:
-    from romancy_nats.runtime.engine import Engine
 
 _log = logging.getLogger("romancy.worker")
 _FORWARDED_WITHIN = 5.0
@@ -31,8 +28,8 @@ _FORWARDED_WITHIN = 5.0
 class Queries:
     """Answers the queries that reach one worker."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, host: Host) -> None:
+        self._host = host
 
     async def answer(self, data: bytes) -> bytes:
         """One question in, one answer out."""
@@ -55,22 +52,22 @@ class Queries:
         return answer.encode()
 
     async def _answer(self, key: InstanceKey, question: Question, body: object) -> Answer:
-        if key.workflow not in self._engine.workflows:
+        if key.workflow not in self._host.workflows:
             raise QueryError(f"this worker has no workflow {key.workflow!r}")
         answer = await self._from_memory(key, question, body)
         if answer is not None:
             return answer
         if question.forwarded:
             return Answer(ELSEWHERE)
-        held = await read_record(self._engine.world, key)
+        held = await read_record(self._host.world, key)
         if held is None:
             return Answer(NOT_BEGUN)
-        asleep = self._engine.asleep.get(key)
+        asleep = self._host.asleep.get(key)
         if asleep is not None and asleep.revision == held.revision and asleep.stalled is None:
             # The record is as it left it: nobody else has been at work since.
             return self._ask(asleep, question.name, body)
         owner = held.record.owner
-        if owner and owner != self._engine.lease.incarnation:
+        if owner and owner != self._host.lease.incarnation:
             answer = await self._from_owner(owner, question)
             if answer is not None:
                 return answer
@@ -78,8 +75,8 @@ class Queries:
 
     async def _from_memory(self, key: InstanceKey, question: Question, body: object) -> Answer | None:
         """The answer of an instance that this worker owns, once what it rests on is recorded (L2)."""
-        instance = self._engine.instances.get(key)
-        if instance is None or instance.stalled is not None or not self._engine.lease.valid():
+        instance = self._host.instances.get(key)
+        if instance is None or instance.stalled is not None or not self._host.lease.valid():
             return None
         if not instance.execution.begun:
             return Answer(NOT_BEGUN)
@@ -88,7 +85,7 @@ class Queries:
 
     def _ask(self, instance: Instance, name: str, body: object) -> Answer:
         try:
-            return _fitting(instance.execution.query(name, body), self._engine.world.limits.value)
+            return _fitting(instance.execution.query(name, body), self._host.world.limits.value)
         finally:
             if instance.execution.disturbed:
                 self._forget(instance)
@@ -98,15 +95,15 @@ class Queries:
         _log.error(
             "%r: a query handler changed the workflow; it is loaded anew from its history", instance.key
         )
-        if self._engine.asleep.get(instance.key) is instance:
-            del self._engine.asleep[instance.key]
+        if self._host.asleep.get(instance.key) is instance:
+            del self._host.asleep[instance.key]
             instance.close()
         else:
-            self._engine.memory_lost(instance)
+            self._host.discard(instance)
 
     async def _from_owner(self, owner: str, question: Question) -> Answer | None:
         forwarded = question._replace(forwarded=True)
-        data = await self._engine.world.wire.ask(owner, forwarded.encode(), _FORWARDED_WITHIN)
+        data = await self._host.world.wire.ask(owner, forwarded.encode(), _FORWARDED_WITHIN)
         if data is None:
             return None
         answer = Answer.decode(data)
@@ -115,10 +112,10 @@ class Queries:
     async def _from_history(
         self, key: InstanceKey, record: InstanceRecord, question: Question, body: object
     ) -> Answer:
-        commits = await recorded(self._engine.world, key, record)
+        commits = await recorded(self._host.world, key, record)
         if not commits:
             return Answer(NOT_BEGUN)
-        execution: Execution = self._engine.execution(key, record.generation)
+        execution: Execution = self._host.execution(key, record.generation)
         try:
             events = 0
             for index, commit in enumerate(commits):
@@ -127,7 +124,7 @@ class Queries:
                 if events >= YIELD_EVERY:
                     events = 0
                     await asyncio.sleep(0)
-            return _fitting(execution.query(question.name, body), self._engine.world.limits.value)
+            return _fitting(execution.query(question.name, body), self._host.world.limits.value)
         finally:
             execution.evict()
 

@@ -37,7 +37,7 @@ async def show(instance: Instance, batch: Sequence[Event]) -> None:
     if instance.dropped:
         return
     if isinstance(reply, Refused):
-        owner.memory_lost(instance)
+        owner.discard(instance)
         return
     instance.record, instance.revision = record, reply
     if not instance.shown:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from romancy_nats.core.headers import KIND
 from romancy_nats.core.ids import InstanceKey
@@ -13,9 +12,7 @@ from romancy_nats.core.messages.envelope import Message
 from romancy_nats.core.record import InstanceStatus
 from romancy_nats.errors import ConnectionLostError, RomancyError
 from romancy_nats.ports import Listed, Source
-
-if TYPE_CHECKING:
-    from romancy_nats.runtime.engine import Engine
+from romancy_nats.runtime.host import Host
 
 _log = logging.getLogger("romancy.worker")
 _PATIENCE = 0.5
@@ -46,16 +43,18 @@ class OwnWake:
 class Sweeper:
     """Publishes a `resume` message for each instance that needs one; the message does the rest."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, host: Host, wake: Callable[[InstanceKey], None]) -> None:
+        """`wake` makes this worker look at the record of an instance itself."""
+        self._host = host
+        self._wake_here = wake
         self._alive: dict[str, bool] = {}
 
     async def run(self) -> None:
         """Sweep now and then, until cancelled; spread out, so that workers do not sweep in step."""
-        every = self._engine.tuning.sweep_every
+        every = self._host.tuning.sweep_every
         while True:
             await self._sweep_guarded(None)
-            await asyncio.sleep(every * (0.5 + self._engine.world.chance.number()))
+            await asyncio.sleep(every * (0.5 + self._host.world.chance.number()))
 
     async def watch_deaths(self) -> None:
         """Look at once when a lease goes away."""
@@ -68,25 +67,24 @@ class Sweeper:
     async def _deaths(self) -> AsyncIterator[str]:
         while True:
             try:
-                async for incarnation in self._engine.world.leases.deaths():
+                async for incarnation in self._host.world.leases.deaths():
                     yield incarnation
             except ConnectionLostError:
                 await asyncio.sleep(_PATIENCE)
 
     async def _adopt_guarded(self, incarnation: str) -> None:
         """Take over what is still there after a while: its message may have gone to a worker that is frozen."""
-        await asyncio.sleep(_PATIENCE * (1.0 + self._engine.world.chance.number()))
+        await asyncio.sleep(_PATIENCE * (1.0 + self._host.world.chance.number()))
         try:
             await self._adopt(incarnation)
         except RomancyError as error:
             _log.warning("a takeover was cut short (%s); redelivery makes up for it", error)
 
     async def _adopt(self, incarnation: str) -> None:
-        for name in self._engine.workflows:
-            async for listed in self._engine.world.ledger.scan(name):
+        for name in self._host.workflows:
+            async for listed in self._host.world.ledger.scan(name):
                 if listed.record.owner == incarnation and await self._needs_a_wake(listed, incarnation):
-                    wake = OwnWake(listed.key, self._engine.world.clock.now())
-                    self._engine.handle_soon(self._engine.handle(wake), wake)
+                    self._wake_here(listed.key)
 
     async def _sweep_guarded(self, only: str | None) -> None:
         try:
@@ -96,8 +94,8 @@ class Sweeper:
 
     async def _sweep(self, only: str | None) -> None:
         self._alive.clear()
-        for name in self._engine.workflows:
-            async for listed in self._engine.world.ledger.scan(name):
+        for name in self._host.workflows:
+            async for listed in self._host.world.ledger.scan(name):
                 await self._wake_guarded(listed, only)
 
     async def _wake_guarded(self, listed: Listed, only: str | None) -> None:
@@ -114,11 +112,11 @@ class Sweeper:
         if record.status.ended:
             if only is None and not record.sealed:
                 # Its worker died before it was archived, or had too many of them to remember.
-                self._engine.janitor.ended(listed.key)
+                self._host.janitor.ended(listed.key)
             return False
-        if listed.key in self._engine.instances:
+        if listed.key in self._host.instances:
             return False
-        if only is None and record.owner == self._engine.lease.incarnation:
+        if only is None and record.owner == self._host.lease.incarnation:
             # Ours, and not in memory: that was dropped, or its claim was cut short, with no message that comes again.
             return True
         if record.owner:
@@ -130,25 +128,25 @@ class Sweeper:
             return await self._is_overdue(listed)
         if only is not None or record.status is not InstanceStatus.STALLED:
             return False
-        return bool(record.code) and record.code != self._engine.workflows[listed.key.workflow].code
+        return bool(record.code) and record.code != self._host.workflows[listed.key.workflow].code
 
     async def _is_overdue(self, listed: Listed) -> bool:
         """A promise is kept by the schedule that the server holds; one that may be lost is armed again (L8)."""
-        away = listed.record.next_due / 1_000_000 - self._engine.world.clock.now()
+        away = listed.record.next_due / 1_000_000 - self._host.world.clock.now()
         if away < -_OVERDUE:
             return True
-        if away < 2 * self._engine.tuning.sweep_every:
-            await self._engine.world.timers.arm(listed.key, listed.record.generation, listed.record.next_due)
+        if away < 2 * self._host.tuning.sweep_every:
+            await self._host.world.timers.arm(listed.key, listed.record.generation, listed.record.next_due)
         return False
 
     async def _is_alive(self, owner: str) -> bool:
         known = self._alive.get(owner)
         if known is None:
-            known = self._alive[owner] = await self._engine.world.leases.alive(owner)
+            known = self._alive[owner] = await self._host.world.leases.alive(owner)
         return known
 
     async def _wake(self, listed: Listed) -> None:
         kind = "retry" if listed.record.status is InstanceStatus.STALLED else "resume"
-        code = self._engine.workflows[listed.key.workflow].code if kind == "retry" else ""
+        code = self._host.workflows[listed.key.workflow].code if kind == "retry" else ""
         message_id = f"sweep:{listed.revision}:{code}"
-        await self._engine.world.queues.send(Message(listed.key, kind, message_id=message_id))
+        await self._host.world.queues.send(Message(listed.key, kind, message_id=message_id))

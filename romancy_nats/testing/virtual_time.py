@@ -66,6 +66,10 @@ class _Handle(asyncio.Handle):
         self._repr = None
 
 
+def _nothing() -> None:
+    """What a cancelled timer would call."""
+
+
 class _TimerHandle(asyncio.TimerHandle):
     """The same for timers."""
 
@@ -92,9 +96,9 @@ class _TimerHandle(asyncio.TimerHandle):
     def cancel(self) -> None:
         if not self._cancelled:
             self._cancelled = True
-            self._callback = self._args = None  # type: ignore[assignment]
+            self._callback, self._args = _nothing, ()
             if self._scheduled:
-                self._loop._timer_cancelled_count += 1
+                self._loop.cancelled_timers += 1
 
 
 class VirtualTimeLoop(asyncio.BaseEventLoop):
@@ -106,7 +110,6 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
     # What BaseEventLoop keeps its handles in; their types are not in the stubs.
     _ready: Any
     _scheduled: Any
-    _timer_cancelled_count: int
     _stopping: bool
 
     def __init__(self, seed: int | None = None, *, start: float = 0.0, keep_order: bool = False) -> None:
@@ -117,6 +120,8 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         self._rounds = 0
         self._tasks_made = 0
         self._timers_made = 0
+        self.cancelled_timers = 0
+        """Those that are still scheduled."""
         self._threads = 0
         self._called_from_thread = threading.Event()
         self._frozen: dict[object, list[Any]] = {}
@@ -136,16 +141,17 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
     def call_later(  # type: ignore[override]
         self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        return self._schedule(_TimerHandle(self._virtual + delay, callback, args, self, context))
+        when = self._virtual + delay
+        return self._schedule(when, _TimerHandle(when, callback, args, self, context))
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        return self._schedule(_TimerHandle(when, callback, args, self, context))
+        return self._schedule(when, _TimerHandle(when, callback, args, self, context))
 
-    def _schedule(self, handle: _TimerHandle) -> _TimerHandle:
+    def _schedule(self, when: float, handle: _TimerHandle) -> _TimerHandle:
         self._timers_made += 1
-        heapq.heappush(self._scheduled, (handle._when, self._timers_made, handle))
+        heapq.heappush(self._scheduled, (when, self._timers_made, handle))
         return handle
 
     def create_task(self, coro: Any, **options: Any) -> asyncio.Task[Any]:
@@ -276,23 +282,23 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
             handle = heapq.heappop(scheduled)[2]
             handle._scheduled = False
             if handle._cancelled:
-                self._timer_cancelled_count -= 1
+                self.cancelled_timers -= 1
             else:
                 self._ready.append(handle)
 
     def _drop_cancelled(self) -> None:
         scheduled = self._scheduled
-        if self._timer_cancelled_count > _COMPACT_FROM and self._timer_cancelled_count * 2 > len(scheduled):
+        if self.cancelled_timers > _COMPACT_FROM and self.cancelled_timers * 2 > len(scheduled):
             for _, _, handle in scheduled:
                 if handle._cancelled:
                     handle._scheduled = False
             # In place: callers hold the list.
             scheduled[:] = [entry for entry in scheduled if not entry[2]._cancelled]
             heapq.heapify(scheduled)
-            self._timer_cancelled_count = 0
+            self.cancelled_timers = 0
         while scheduled and scheduled[0][2]._cancelled:
             heapq.heappop(scheduled)[2]._scheduled = False
-            self._timer_cancelled_count -= 1
+            self.cancelled_timers -= 1
 
     def _tasks(self) -> str:
         return "".join(f"\n  waiting: {line}" for line in _describe(asyncio.all_tasks(self)))

@@ -13,6 +13,7 @@ import pytest
 from romancy_nats import WorkflowContext, WorkflowStalledError, activity, compensation, workflow
 from romancy_nats.core.execution import Execution
 from romancy_nats.runtime import engine as engine_module
+from romancy_nats.runtime import host as host_module
 from romancy_nats.runtime import instance as instance_module
 from romancy_nats.runtime import showing
 from romancy_nats.runtime.effects import Effects
@@ -84,7 +85,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "timer fires": (Effects, "_fired"),
     "registration": (Registrations, "_run"),
     "lingering": (Instance, "may_rest"),
-    "before the rest": (engine_module, "settle_effects"),
+    "before the rest": (host_module, "settle_effects"),
     "compensation is shown": (showing, "show"),
 }
 
@@ -184,7 +185,7 @@ async def test_what_spans_no_instance_goes_on_after_a_defect(
     breaks(engine_module.Keepalive, "run")
     breaks(engine_module.Sweeper, "run")
     breaks(engine_module.Sweeper, "watch_deaths")
-    breaks(engine_module.Janitor, "run")
+    breaks(host_module.Janitor, "run")
     breaks(engine_module.Lease, "keep")
     async with place.run(everything, neighbour) as client:
         handle = await client.start(everything.options(id="lucky"))

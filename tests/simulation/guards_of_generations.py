@@ -6,7 +6,7 @@ import pytest
 
 from romancy_nats.core.events import WorkflowRecurred
 from romancy_nats.core.ids import InstanceKey
-from romancy_nats.runtime import engine as engine_module
+from romancy_nats.runtime import host as host_module
 from romancy_nats.runtime import messages as messages_module
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.janitor import Janitor
@@ -22,7 +22,7 @@ def earlier_messages_are_forgotten(patch: Patch) -> None:
 
 def acked_between_generations(patch: Patch) -> None:
     """A worker that drains there acks what it holds, as at any rest."""
-    real = engine_module.acknowledge
+    real = host_module.acknowledge
 
     def acknowledge(instance: Instance) -> None:
         if isinstance(instance.execution.ending, WorkflowRecurred):
@@ -31,7 +31,7 @@ def acked_between_generations(patch: Patch) -> None:
             instance.held.clear()
         real(instance)
 
-    patch.setattr(engine_module, "acknowledge", acknowledge)
+    patch.setattr(host_module, "acknowledge", acknowledge)
 
 
 def old_histories_stay(patch: Patch) -> None:

@@ -13,12 +13,13 @@ from romancy_nats.runtime import claim as claim_module
 from romancy_nats.runtime import intake as intake_module
 from romancy_nats.runtime import rest as rest_module
 from romancy_nats.runtime import showing as showing_module
+from romancy_nats.runtime.claims import Claims
 from romancy_nats.runtime.effects import Effects
 from romancy_nats.runtime.engine import Engine
+from romancy_nats.runtime.host import Host
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.intake import Intake
 from romancy_nats.runtime.lease import Lease
-from romancy_nats.runtime.ownership import Ownership
 from romancy_nats.storage.records import read_record
 from romancy_nats.testing.memory.ledger import Shard
 from romancy_nats.testing.memory.world import MemoryChance
@@ -191,7 +192,7 @@ def owner_is_not_asked(patch: Patch) -> None:
     async def dead(self: Any, owner: str) -> bool:
         return False
 
-    patch.setattr(Ownership, "_alive", dead)
+    patch.setattr(Claims, "_alive", dead)
 
 
 def incarnation_used_again(patch: Patch) -> None:
@@ -219,13 +220,13 @@ def lost_lease_drops_nothing(patch: Patch) -> None:
         await real(self)
         keeping.reset(token)
 
-    def forgotten(self: Any, instance: Any) -> None:
+    def forgotten(self: Any, instance: Any, pause: float = 0.0) -> None:
         if not keeping.get():
-            forget(self, instance)
+            forget(self, instance, pause)
 
-    forget = Engine.memory_lost
+    forget = Host.discard
     keeping: ContextVar[bool] = ContextVar("keeping", default=False)
-    patch.setattr(Engine, "memory_lost", forgotten)
+    patch.setattr(Host, "discard", forgotten)
     real = Engine._lease_regained
     patch.setattr(Engine, "_lease_lost", lost)
     patch.setattr(Engine, "_lease_regained", regained)

@@ -10,14 +10,15 @@ import pytest
 
 from romancy_nats.core.events import ActivityCompleted, ActivityFailed, EventReceived
 from romancy_nats.ports import Held, Source
-from romancy_nats.runtime import engine as engine_module
+from romancy_nats.runtime import host as host_module
 from romancy_nats.runtime import instance as instance_module
 from romancy_nats.runtime import messages as messages_module
 from romancy_nats.runtime import rest as rest_module
 from romancy_nats.runtime import skipped as skipped_module
+from romancy_nats.runtime.alarms import idle
 from romancy_nats.runtime.dispatcher import Dispatcher
 from romancy_nats.runtime.effects import Effects
-from romancy_nats.runtime.engine import Engine
+from romancy_nats.runtime.host import Host
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.janitor import Janitor
 from romancy_nats.runtime.messages import Messages
@@ -138,8 +139,8 @@ def message_lost_at_rest(patch: Patch) -> None:
             held.commit = held.commit or instance.record.commits
         real(instance)
 
-    real = engine_module.acknowledge
-    patch.setattr(engine_module, "acknowledge", acknowledge)
+    real = host_module.acknowledge
+    patch.setattr(host_module, "acknowledge", acknowledge)
     patch.setattr(Instance, "woken", False)
 
 
@@ -171,7 +172,7 @@ def resume_answered_from_memory(patch: Patch) -> None:
     here: ContextVar[Any] = ContextVar("here")
 
     async def remembered(self: Any, delivery: Any) -> None:
-        here.set(self._engine)
+        here.set(self._host)
         await handle(self, delivery)
 
     async def believed(world: Any, key: Any) -> Any:
@@ -184,12 +185,12 @@ def resume_answered_from_memory(patch: Patch) -> None:
 
 def drained_with_something_in_hand(patch: Patch) -> None:
     """A drain lays to rest what only let go would have been right for."""
-    rest = Engine._rest
+    rest = Host.rest
 
     async def always(self: Any, instance: Any, *, let_go: bool = False) -> None:
-        await rest(self, instance, let_go=let_go and not engine_module.idle(instance.execution))
+        await rest(self, instance, let_go=let_go and not idle(instance.execution))
 
-    patch.setattr(Engine, "_rest", always)
+    patch.setattr(Host, "rest", always)
 
 
 # --- the archive
@@ -199,11 +200,11 @@ def the_living_are_archived(patch: Patch) -> None:
     needs, tidy = Sweeper._needs_a_wake, Janitor.tidy
 
     async def all_of_them(self: Any, listed: Any, only: Any) -> bool:
-        self._engine.janitor.ended(listed.key)
+        self._host.janitor.ended(listed.key)
         return await needs(self, listed, only)
 
     async def whatever(self: Any, key: Any) -> None:
-        world = self._engine.world
+        world = self._world
         held = await read_record(world, key)
         if held is None or held.record.status.ended:
             await tidy(self, key)
@@ -218,9 +219,9 @@ def cleared_before_it_is_archived(patch: Patch) -> None:
     tidy = Janitor.tidy
 
     async def eager(self: Any, key: Any) -> None:
-        held = await read_record(self._engine.world, key)
+        held = await read_record(self._world, key)
         if held is not None and held.record.status.ended:
-            await self._engine.world.archive.clear(key, held.record.generation)
+            await self._world.archive.clear(key, held.record.generation)
         await tidy(self, key)
 
     patch.setattr(Janitor, "tidy", eager)

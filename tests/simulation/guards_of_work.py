@@ -14,6 +14,7 @@ from romancy_nats.core.execution import Execution
 from romancy_nats.core.root import Root
 from romancy_nats.core.saga import Saga
 from romancy_nats.runtime import instance as instance_module
+from romancy_nats.runtime.claims import Claims
 from romancy_nats.runtime.effects import Effects
 from romancy_nats.runtime.engine import Engine
 from romancy_nats.runtime.instance import Instance
@@ -21,7 +22,6 @@ from romancy_nats.runtime.intake import Intake
 from romancy_nats.runtime.lease import Lease
 from romancy_nats.runtime.messages import Messages
 from romancy_nats.runtime.owner import HeldDelivery
-from romancy_nats.runtime.ownership import Ownership
 from romancy_nats.runtime.sweeper import Sweeper
 from romancy_nats.storage import publishing as publishing_module
 
@@ -71,7 +71,7 @@ def forward_is_believed(patch: Patch) -> None:
     async def believe(self: Any, key: Any, owner: str, delivery: Any) -> None:
         delivery.ack() if await self._alive(owner) else delivery.nak(1.0)
 
-    patch.setattr(Ownership, "_forward", believe)
+    patch.setattr(Claims, "_forward", believe)
 
 
 def message_taken_twice(patch: Patch) -> None:
@@ -276,8 +276,8 @@ def put_off_turn_is_lost(patch: Patch) -> None:
                 inner.setattr(Instance, "_turn", lambda self: None)
             real(self)
 
-    real = Instance.poke
-    patch.setattr(Instance, "poke", poke)
+    real = Instance.resume_after_lease_gap
+    patch.setattr(Instance, "resume_after_lease_gap", poke)
 
 
 def ended_is_begun_again(patch: Patch) -> None:
@@ -292,4 +292,4 @@ def ended_is_begun_again(patch: Patch) -> None:
         if self._inbox:
             self._turn()
 
-    patch.setattr(Instance, "poke", poke)
+    patch.setattr(Instance, "resume_after_lease_gap", poke)

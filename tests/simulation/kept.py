@@ -144,16 +144,17 @@ class Kept:
 
     def follow(self, engine: Engine, process: str) -> None:
         """What a worker does with messages."""
-        ownership: Any = engine._ownership  # pyright: ignore[reportPrivateUsage]
-        handle, forward = engine.handle, ownership._forward
+        inside: Any = engine
+        claims: Any = inside._messages._claims
+        handle, forward = engine.handle, claims._forward
 
         async def handling(delivery: Delivery) -> None:
             if delivery.source.sequence:
                 self.handled.setdefault(delivery.source, {}).setdefault(process, self._now())
             await handle(delivery)
 
-        engine.handle = handling  # type: ignore[method-assign]
-        ownership._forward = partial(self._forwarding, forward)
+        engine.handle = inside._forwards._handle = handling  # type: ignore[method-assign]
+        claims._forward = partial(self._forwarding, forward)
 
     async def _forwarding(
         self, forward: Callable[..., Awaitable[None]], key: InstanceKey, owner: str, delivery: Delivery

@@ -19,14 +19,14 @@ class Leftovers:
 
     def follow(self, engine: Engine) -> None:
         """Remember whatever it makes."""
-        make = engine.execution
+        make = engine.host.execution
 
         def remember(*args: Any, **options: Any) -> Execution:
             execution = make(*args, **options)
             self._executions.append(execution)
             return execution
 
-        engine.execution = remember  # type: ignore[method-assign]
+        engine.host.execution = remember  # type: ignore[method-assign]
 
     def close(self) -> None:
         """Evict them all; those that were are not changed by it."""

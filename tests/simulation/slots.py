@@ -59,7 +59,7 @@ class Slots:
         await engine.drain()
 
     async def _engine(self, world: MemoryWorld, engine: Engine) -> None:
-        await world.ensure_consumers(dict.fromkeys(engine.workflows))
+        await world.ensure_consumers(dict.fromkeys(engine.host.workflows))
         await engine.run()
 
     def close(self) -> None:

@@ -9,11 +9,11 @@ import msgpack
 import pytest
 
 from romancy_nats.core import inheritance
-from romancy_nats.core.events import WorkflowRecurred
+from romancy_nats.core.events import WorkflowRecurred, WorkflowStarted
 from romancy_nats.core.execution import Execution
 from romancy_nats.runtime import generations
-from romancy_nats.runtime.engine import Engine
 from romancy_nats.runtime.instance import Instance
+from romancy_nats.runtime.owner import Owner
 from tests.simulation.relay import Relay, random_relay, run
 from tests.simulation.schedule import plan
 
@@ -64,14 +64,16 @@ def _never_looks(patch: pytest.MonkeyPatch) -> None:
 
 def _too_late_is_acked(patch: pytest.MonkeyPatch) -> None:
     """Messages that came too late for a generation are acked instead of being left to the next."""
-    real = generations.begin_next
+    real = generations.next_generation
 
-    def begin_next(engine: Engine, instance: Instance, ending: WorkflowRecurred) -> None:
+    def next_generation(
+        owner: Owner, instance: Instance, ending: WorkflowRecurred
+    ) -> tuple[Instance, WorkflowStarted]:
         for held in instance.held:
             held.moot = held.moot or not held.commit
-        real(engine, instance, ending)
+        return real(owner, instance, ending)
 
-    patch.setattr("romancy_nats.runtime.engine.begin_next", begin_next)
+    patch.setattr("romancy_nats.runtime.host.next_generation", next_generation)
 
 
 MUTANTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], int]] = {

@@ -20,10 +20,10 @@ from romancy_nats.core.messages.envelope import Message
 from romancy_nats.core.record import InstanceRecord
 from romancy_nats.errors import PermissionDeniedError
 from romancy_nats.ports import QueueKind, Refusal, Refused, WriteReply
-from romancy_nats.runtime import engine as engine_module
+from romancy_nats.runtime import host as host_module
 from romancy_nats.runtime import rest as rest_module
 from romancy_nats.runtime.engine import Engine
-from romancy_nats.runtime.generations import begin_next
+from romancy_nats.runtime.generations import next_generation
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.stalls import Stalls
 from romancy_nats.runtime.sweeper import OwnWake
@@ -204,7 +204,7 @@ def test_an_instance_goes_on_that_was_claimed_for_a_message_that_breaks_our_code
         async with place.worker("a") as engine:
             handle = await place.client.start(hears.options(id="x"), 1)
             await place.until(lambda: place.record(InstanceKey(hears.name, "x")).owner == "", 100)
-            engine.asleep.clear()
+            engine.host.asleep.clear()
             real, broken = engine._messages._take, 1
 
             def take(*args: Any, **kwargs: Any) -> None:
@@ -218,7 +218,7 @@ def test_an_instance_goes_on_that_was_claimed_for_a_message_that_breaks_our_code
             await handle.send("words", "hello")
             await asyncio.sleep(2)
             key = InstanceKey(hears.name, "x")
-            assert key not in engine.instances, "it neither goes on nor rests"
+            assert key not in engine.host.instances, "it neither goes on nor rests"
             assert await handle.result(300) == ["hello", "done"]
 
     played(main)
@@ -259,14 +259,14 @@ def test_a_generation_that_cannot_begin_stalls_its_instance_and_can_be_healed(
             tries += 1
             raise ZeroDivisionError("a defect of our own")
 
-        monkeypatch.setattr(engine_module, "begin_next", broken)
+        monkeypatch.setattr(host_module, "next_generation", broken)
         async with place.worker("a"):
             handle = await place.client.start(counts.options(id="x"), 1)
             with pytest.raises(WorkflowStalledError, match="ZeroDivisionError"):
                 await handle.result(100)
             await asyncio.sleep(60)
             assert tries < 5, "it is tried again and again"
-            monkeypatch.setattr(engine_module, "begin_next", begin_next)
+            monkeypatch.setattr(host_module, "next_generation", next_generation)
             assert await handle.retry()
             assert await handle.result(100) == "counted"
 
@@ -358,8 +358,8 @@ def test_a_loop_that_breaks_over_its_cancellation_ends() -> None:
                     if begun == 1:
                         raise ZeroDivisionError("a defect of our own")
 
-            assert engine._group is not None
-            loop = engine._group.create_task(engine._again_and_again(breaks))
+            assert engine.host._group is not None
+            loop = engine.host._group.create_task(engine._again_and_again(breaks))
             engine._pulls.append(loop)
             await asyncio.sleep(1)
             draining = asyncio.create_task(engine.drain())
@@ -377,10 +377,10 @@ def test_what_is_cancelled_before_it_begins_warns_of_nothing() -> None:
 
             async def nothing() -> None: ...
 
-            engine.spawn(nothing()).cancel()
+            engine.host.spawn(nothing()).cancel()
             delivery = OwnWake(InstanceKey(hears.name, "x"), 0.0)
-            engine.handle_soon(nothing(), delivery)
-            for task in engine._handling:
+            engine.host.handle_soon(nothing(), delivery)
+            for task in engine.host.handling:
                 task.cancel()
             await asyncio.sleep(1)
 

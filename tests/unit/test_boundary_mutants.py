@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from romancy_nats import Client, RetryPolicy, WorkflowContext, activity, workflow
-from romancy_nats.runtime import engine as engine_module
+from romancy_nats.runtime import host as host_module
 from romancy_nats.runtime.attempt import Attempt
 from romancy_nats.runtime.engine import Engine
+from romancy_nats.runtime.host import Host
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.threads import ThreadCall, Threads
 from romancy_nats.runtime.tuning import Tuning
@@ -142,12 +143,12 @@ def _no_boundary(patch: pytest.MonkeyPatch) -> None:
     def at_once(self: Instance, work: Callable[..., object], *args: Any, **kwargs: Any) -> None:
         work(*args, **kwargs)
 
-    def unguarded(self: Engine, handling: Any, delivery: Any) -> Any:
+    def unguarded(self: Host, handling: Any, delivery: Any) -> Any:
         return handling
 
     patch.setattr(Instance, "bounded", at_once)
-    patch.setattr(Engine, "_guarded", unguarded)
-    patch.setattr(engine_module, "_bounded", unbounded)
+    patch.setattr(Host, "_guarded", unguarded)
+    patch.setattr(host_module, "_bounded", unbounded)
 
 
 def _late_counts(patch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,9 @@ async def sleeps(ctx: WorkflowContext) -> int:
 
 def _instances(engine: Engine) -> list[weakref.ref[object]]:
     return [
-        weakref.ref(one) for instance in engine.instances.values() for one in (instance, instance.execution)
+        weakref.ref(one)
+        for instance in engine.host.instances.values()
+        for one in (instance, instance.execution)
     ]
 
 

@@ -9,9 +9,10 @@ from typing import cast
 import pytest
 
 from romancy_nats.core.ids import InstanceKey
+from romancy_nats.ports import World
 from romancy_nats.runtime import janitor as janitor_module
-from romancy_nats.runtime.engine import Engine
 from romancy_nats.runtime.janitor import Janitor
+from romancy_nats.runtime.tuning import Tuning
 
 pytestmark = pytest.mark.anyio
 
@@ -24,8 +25,7 @@ class _Busy(Janitor):
     def __init__(self) -> None:
         self.now = 0.0
         clock = SimpleNamespace(monotonic=lambda: self.now)
-        tuning = SimpleNamespace(archive_after=AFTER)
-        super().__init__(cast("Engine", SimpleNamespace(world=SimpleNamespace(clock=clock), tuning=tuning)))
+        super().__init__(cast("World", SimpleNamespace(clock=clock)), Tuning(archive_after=AFTER))
         self.at_once = 0
         self.done = asyncio.Event()
 

@@ -67,7 +67,7 @@ def test_commits_under_way_are_bounded_and_long_activities_are_not() -> None:
             client = Client(plain)
             handles = [await client.start(waits) for _ in range(COUNT)]
             async with asyncio.timeout(300):
-                while len(engine.instances) < COUNT:
+                while len(engine.host.instances) < COUNT:
                     await asyncio.sleep(1)
             assert ledger.most <= MOST_UNANSWERED
             for handle in handles:

@@ -191,7 +191,7 @@ async def _lose_the_lease(engine: Engine) -> None:
 
 
 async def _forget_the_longest_asleep(engine: Engine) -> None:
-    client = Client(engine.world)
+    client = Client(engine.host.world)
     for n in range(3):
         await client.start(leaving.options(id=f"other-{n}"), "asleep")
     await asyncio.sleep(5)

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 import anyio
 import msgpack
@@ -14,14 +13,12 @@ import msgpack
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceStatus
 from romancy_nats.errors import ServerUnavailableError
-from romancy_nats.ports import DeadLetter, Delivery, Held, Source
+from romancy_nats.ports import DeadLetter, Delivery, Held
 from romancy_nats.runtime import claim
 from romancy_nats.runtime.dead_letters import write_letter
+from romancy_nats.runtime.host import Host
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.storage.records import read_record
-
-if TYPE_CHECKING:
-    from romancy_nats.runtime.engine import Engine
 
 _log = logging.getLogger("romancy.worker")
 _AFTER_A_REFUSAL = 60.0
@@ -37,11 +34,11 @@ class _Queue:
         self.wanted = 0
 
 
-class Ownership:
-    """Claims and forwards of one worker."""
+class Claims:
+    """Claims of one worker, and what it forwards to the owner of an instance."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, host: Host) -> None:
+        self._host = host
         self._claiming: dict[InstanceKey, _Queue] = {}
 
     @asynccontextmanager
@@ -59,17 +56,17 @@ class Ownership:
 
     async def claim(self, key: InstanceKey, held: Held, delivery: Delivery) -> Instance | None:
         """Own and load the instance, or hand the message to its owner. None: the message has been answered."""
-        engine = self.engine
+        host = self._host
         owner = held.record.owner
-        if owner and owner != engine.lease.incarnation and await self._alive(owner):
+        if owner and owner != host.lease.incarnation and await self._alive(owner):
             # Beside what decides here: its owner may wait for a message that is in line behind this one.
-            engine.handle_soon(self._forward(key, owner, delivery), delivery)
+            host.handle_soon(self._forward(key, owner, delivery), delivery)
             return None
-        if not engine.lease.valid() or engine.draining:
-            delivery.nak(0.0 if engine.draining else 1.0)
+        if not host.lease.valid() or host.draining:
+            delivery.nak(0.0 if host.draining else 1.0)
             return None
-        claimed = await claim.take_over(engine, key, held)
-        asleep = engine.asleep.pop(key, None)
+        claimed = await claim.take_over(host, key, held)
+        asleep = host.asleep.pop(key, None)
         if claimed is None:
             if asleep is not None:
                 asleep.close()
@@ -85,28 +82,28 @@ class Ownership:
         else:
             if asleep is not None:
                 asleep.close()
-            instance = await claim.load(engine, engine.execution(key, record.generation), record, revision)
+            instance = await claim.load(host, host.execution(key, record.generation), record, revision)
             if held.record.status is InstanceStatus.STALLED:
                 instance.known_stall = held.record.error
-        if record.owner != engine.lease.incarnation or instance.dropped:
+        if record.owner != host.lease.incarnation or instance.dropped:
             # The lease was lost on the way: the record names a dead incarnation, which commits nothing (L10).
             instance.drop()
             delivery.nak()
             return None
-        engine.instances[key] = instance
+        host.instances[key] = instance
         return instance
 
-    async def held(self, key: InstanceKey) -> Held | None:
+    async def known_record(self, key: InstanceKey) -> Held | None:
         """The record as it is known here without asking, if the instance rested here last, else the leader's."""
-        asleep = self.engine.asleep.get(key)
+        asleep = self._host.asleep.get(key)
         if asleep is not None:
             return Held(asleep.record, asleep.revision)
-        return await read_record(self.engine.world, key)
+        return await read_record(self._host.world, key)
 
-    def go_on(self, instance: Instance) -> None:
+    def resume(self, instance: Instance) -> None:
         """Let a loaded instance go on where its history ends."""
         if instance.stalled is not None:
-            self.engine.turn_over(instance)
+            self._host.bring_to_rest(instance)
         else:
             instance.take_up(instance.execution.owed)
 
@@ -117,7 +114,7 @@ class Ownership:
         _log.warning(
             "message %s for %s/%s is parked: %s", delivery.source, delivery.workflow, id or "?", reason
         )
-        if await write_letter(self.engine.world, letter):
+        if await write_letter(self._host.world, letter):
             delivery.ack()
         else:
             delivery.nak(_AFTER_A_REFUSAL)
@@ -125,13 +122,13 @@ class Ownership:
     async def _alive(self, owner: str) -> bool:
         while True:
             try:
-                return await self.engine.world.leases.alive(owner)
+                return await self._host.world.leases.alive(owner)
             except ServerUnavailableError:
                 await anyio.sleep(0.2)
 
     async def _forward(self, key: InstanceKey, owner: str, delivery: Delivery) -> None:
         """Tell the owner where the message is; ack only what the resting record covers (L5, L6)."""
-        tuning, world = self.engine.tuning, self.engine.world
+        tuning, world = self._host.tuning, self._host.world
         source = delivery.source
         question = msgpack.packb((key.workflow, key.id, source.stream, source.sequence))
         answer = await world.wire.ask(owner, question, tuning.forward_timeout)
@@ -145,21 +142,3 @@ class Ownership:
             delivery.ack()
         else:
             delivery.nak(1.0)
-
-    async def answer(self, question: bytes) -> bytes:
-        """Another worker forwards a message to this one: commit it at once, answer once the instance rests."""
-        workflow, id, stream, sequence = msgpack.unpackb(question)
-        try:
-            delivery = await self.engine.world.queues.fetch(Source(stream, sequence))
-        except ServerUnavailableError:
-            delivery = None
-        if delivery is None:
-            return msgpack.packb(0)
-        key = InstanceKey(workflow, id)
-        await self.engine.handle(delivery)
-        instance = self.engine.instances.get(key)
-        if instance is None:
-            return msgpack.packb(0)
-        commits = await asyncio.shield(instance.rested)
-        known = (stream, sequence) in instance.execution.seen
-        return msgpack.packb(commits if known else 0)
