@@ -135,7 +135,7 @@ def same(left: Any, right: Any) -> bool:
 
 @pytest.mark.parametrize("annotation", [*scalars, *composites], ids=str)
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_every_type(annotation: Any, data: st.DataObject) -> None:
     value = data.draw((scalars | composites)[annotation])
     codec = ValueCodec[Any](annotation)
@@ -148,7 +148,7 @@ def test_every_type(annotation: Any, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize(("annotation", "values"), unions, ids=lambda item: str(item)[:30])
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_unions(annotation: Any, values: st.SearchStrategy[Any], data: st.DataObject) -> None:
     value = data.draw(values)
     for asked, given_ in ((annotation, value), (dict[str, annotation], {"k": value})):
@@ -168,7 +168,7 @@ anything = st.recursive(
 
 
 @given(value=anything)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_untyped(value: Any) -> None:
     codec = ValueCodec[Any](Any)
     assert same(codec.decode(codec.encode(value)), value)
@@ -185,7 +185,6 @@ def call(a: int, b: str = "b", *, c: Decimal = Decimal(1), d: Cat | Dog | None =
 
 
 @given(a=st.integers(), b=st.text(), c=st.decimals(allow_nan=False), d=st.none() | pets)
-@settings(deadline=None)
 def test_a_call_has_one_form(a: int, b: str, c: Decimal, d: Cat | Dog | None) -> None:
     codec = Parameters(call)
     data = codec.encode([a, b], {"c": c, "d": d})
@@ -200,7 +199,6 @@ def test_a_call_has_one_form(a: int, b: str, c: Decimal, d: Cat | Dog | None) ->
 
 
 @given(args=st.lists(anything, max_size=3), note=st.text())
-@settings(deadline=None)
 def test_exceptions(args: list[Any], note: str) -> None:
     error = RuntimeError(*args)
     error.add_note(note)
@@ -226,7 +224,6 @@ def test_hostile_bytes_are_read_or_refused(data: bytes) -> None:
 
 
 @given(data=st.data())
-@settings(deadline=None)
 def test_damaged_calls_are_read_or_refused(data: st.DataObject) -> None:
     codec = Parameters(call)
     encoded = bytearray(codec.encode([1], {"d": Cat(name="x"), "c": Decimal(2)}))
@@ -282,7 +279,7 @@ def shapes(leaf: Any) -> st.SearchStrategy[tuple[Any, st.SearchStrategy[Any]]]:
 
 
 @given(data=st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_a_value_is_converted_once(data: st.DataObject) -> None:
     annotation, values = data.draw(shapes(Bumped))
     value = data.draw(values)

@@ -165,7 +165,7 @@ def lease_always_valid(patch: Patch) -> None:
 
 def nothing_held_back_is_begun(patch: Patch) -> None:
     """The lease is good again, and nobody looks at what was held back meanwhile."""
-    patch.setattr(Instance, "poke", lambda self: None)
+    patch.setattr(Instance, "resume_after_lease_gap", lambda self: None)
 
 
 def pending_not_begun_again(patch: Patch) -> None:
