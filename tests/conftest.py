@@ -9,7 +9,6 @@ from hypothesis import settings
 
 from romancy_nats.jetstream.server import LocalServer
 
-
 # How long an example takes depends on what else the machine does.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

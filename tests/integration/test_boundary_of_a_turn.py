@@ -125,7 +125,7 @@ async def test_what_cannot_be_brought_to_rest_is_dropped_and_counted(
 ) -> None:
     caplog.set_level(logging.CRITICAL, "romancy.worker")
     broke: list[str] = []
-    real: Callable[..., Any] = engine_module.rest
+    real: Callable[..., Any] = host_module.rest
 
     async def broken(instance: Instance, **options: Any) -> bool:
         if _is_unlucky(instance):
@@ -133,7 +133,7 @@ async def test_what_cannot_be_brought_to_rest_is_dropped_and_counted(
             raise OwnBaseError("it cannot rest")
         return bool(await real(instance, **options))
 
-    monkeypatch.setattr(engine_module, "rest", broken)
+    monkeypatch.setattr(host_module, "rest", broken)
     async with place.run(everything, neighbour) as client:
         handle = await client.start(everything.options(id=UNLUCKY))
         await until(lambda: len(broke) > 2)
