@@ -152,7 +152,7 @@ async def test_without_the_boundary_a_defect_ends_the_worker(
     async def unbounded(work: Coroutine[Any, Any, None], _: object) -> None:
         await work
 
-    monkeypatch.setattr(engine_module, "_bounded", unbounded)
+    monkeypatch.setattr(host_module, "_bounded", unbounded)
     _breaks(monkeypatch, engine_module, "settle_effects")
     with pytest.raises(BaseExceptionGroup) as found:
         async with place.run(everything, neighbour) as client:
