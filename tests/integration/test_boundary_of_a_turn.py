@@ -153,7 +153,7 @@ async def test_without_the_boundary_a_defect_ends_the_worker(
         await work
 
     monkeypatch.setattr(host_module, "_bounded", unbounded)
-    _breaks(monkeypatch, engine_module, "settle_effects")
+    _breaks(monkeypatch, host_module, "settle_effects")
     with pytest.raises(BaseExceptionGroup) as found:
         async with place.run(everything, neighbour) as client:
             await client.start(everything.options(id=UNLUCKY))
