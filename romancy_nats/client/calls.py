@@ -1,4 +1,4 @@
-"""How a client gets the answer of a query or an update. The worker's side is in `queries` and in the workflow."""
+"""Queries and updates of a client: ask a worker, or wait for the notice and read the history."""
 
 from __future__ import annotations
 
@@ -88,38 +88,38 @@ class UpdateCall:
         self._world = world
         self._key = key
         self._id = id
-        self._news = asyncio.Event()
-        self._told: UpdateAnswered | None = None
+        self._answered = asyncio.Event()
+        self._notified: UpdateAnswered | None = None
         self.inbox, self.close = world.wire.expect(self._notice)
 
     def _notice(self, data: bytes) -> None:
-        self._told = read_update_notice(data)
-        self._news.set()
+        self._notified = read_update_notice(data)
+        self._answered.set()
 
     async def answer(self, *, asked_before: bool = False) -> bytes:
         """Wait for the result; raises UpdateRejectedError, UpdateFailedError.
 
-        Where the same call was made before, nobody will tell this one: the history does.
+        Where the same call was made before, the notice went to that one: the history has the answer.
         """
         if not asked_before:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_FIRST_LOOK):
-                    await self._news.wait()
-        return _result(self._told or await self._told_or_recorded())
+                    await self._answered.wait()
+        return _result(self._notified or await self._notified_or_recorded())
 
     async def recorded(self) -> bytes | None:
         """The result, when the history has it already."""
         found = await self._recorded(wait=False)
         return None if found is None else _result(found)
 
-    async def _told_or_recorded(self) -> UpdateAnswered:
-        if self._news.is_set():
+    async def _notified_or_recorded(self) -> UpdateAnswered:
+        if self._answered.is_set():
             return await self._recorded_or_gone()
         looking = asyncio.ensure_future(self._recorded_or_gone())
-        hearing = asyncio.ensure_future(self._news.wait())
+        hearing = asyncio.ensure_future(self._answered.wait())
         try:
             await asyncio.wait({looking, hearing}, return_when=asyncio.FIRST_COMPLETED)
-            return self._told or await looking
+            return self._notified or await looking
         finally:
             for task in (looking, hearing):
                 task.cancel()

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from romancy_nats.client.handle import WorkflowHandle
 from romancy_nats.client.info import InstanceInfo, instance_info
-from romancy_nats.client.notice import Notice
+from romancy_nats.client.notice import OutcomeNotice
 from romancy_nats.client.result import untyped
 from romancy_nats.client.session import OwnStart, Session, Target
 from romancy_nats.core.cloudevents import made_event
@@ -190,7 +190,7 @@ class Client:
         mark = fingerprint(input)
         if options.id is not None and await self._exists(key, mark, options.on_conflict):
             return WorkflowHandle(Target(session, key.id, key.workflow, fingerprint=mark), workflow.result)
-        notice = Notice()
+        notice = OutcomeNotice()
         inbox, give_up = session.world.wire.expect(notice)
         headers = write_start(workflow, key, input, session.world.chance.id(), notify=inbox)
         sequence = await session.start(key, input, headers)
@@ -231,7 +231,7 @@ async def start_plain(
         raise StartRejectedError(str(error), workflow=key.workflow) from error
     check_size(session, key.workflow, data)
     options = options or StartOptions()
-    notice = Notice()
+    notice = OutcomeNotice()
     inbox, give_up = session.world.wire.expect(notice)
     headers = {
         TOKEN: key.id_token,

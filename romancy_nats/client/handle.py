@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 from romancy_nats.client.info import InstanceInfo, compensations, instance_info
-from romancy_nats.client.notice import Notice
+from romancy_nats.client.notice import OutcomeNotice
 from romancy_nats.client.result import AwaitedResult
 from romancy_nats.client.session import Target
 from romancy_nats.client.watch import WatchItem
@@ -32,7 +32,7 @@ class WorkflowHandle(Generic[R]):
         target: Target,
         codec: ValueCodec[R],
         *,
-        notice: Notice | None = None,
+        notice: OutcomeNotice | None = None,
         give_up: Callable[[], None] | None = None,
     ) -> None:
         self._target = target

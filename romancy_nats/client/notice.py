@@ -1,4 +1,4 @@
-"""Where a client gets the notice that an instance rests. It may be lost, or never come: the record counts."""
+"""Receives the notice that an instance rests, for a client that waits. It may be lost: the record counts."""
 
 from __future__ import annotations
 
@@ -8,33 +8,36 @@ from romancy_nats.core.messages.outcome import Outcome, read_outcome
 from romancy_nats.core.record import InstanceStatus
 
 
-async def heard(news: asyncio.Event, wait: float) -> bool:
-    """Whether it came within `wait` seconds."""
+async def is_set_within(event: asyncio.Event, wait: float) -> bool:
+    """Whether an event is set within `wait` seconds."""
     try:
         async with asyncio.timeout(wait):
-            await news.wait()
+            await event.wait()
     except TimeoutError:
         return False
     return True
 
 
-class Notice:
-    """Where the outcome of a start lands when the worker tells it."""
+class OutcomeNotice:
+    """The notices for one start: call it with the bytes of each.
+
+    `received` is set by a notice; `changed` is as well, and others may set it when the instance may have changed.
+    """
 
     def __init__(self) -> None:
         self.outcome: Outcome | None = None
-        self.news = asyncio.Event()
-        self.told = asyncio.Event()
+        self.changed = asyncio.Event()
+        self.received = asyncio.Event()
 
     def __call__(self, data: bytes) -> None:
-        """Take what arrived."""
+        """Keep the outcome. A notice that cannot be read sets the events and nothing else."""
         self.outcome = read_outcome(data) or self.outcome
-        self.news.set()
-        self.told.set()
+        self.changed.set()
+        self.received.set()
 
     @property
     def result(self) -> bytes | None:
-        """The result, encoded, when the notice brought one."""
+        """The result, encoded; None unless a notice brought one."""
         outcome = self.outcome
         if outcome is None or outcome.status is not InstanceStatus.COMPLETED or not outcome.has_payload:
             return None

@@ -1,4 +1,4 @@
-"""Messages to instances as one client sends them: each once, in order per instance. Composes; the client publishes."""
+"""Numbers the channel messages of one client, so that each instance sees them once and in the order of their calls."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Line:
 
 
 class Outbox:
-    """Sends messages on channels; `send` returns once a message is durable, with its sequence."""
+    """The channel messages of one sender. `send` publishes a message and returns its sequence once it is durable."""
 
     def __init__(
         self, sender: str, send: Callable[[Message], Awaitable[int]], max_value: Callable[[], int]
@@ -39,7 +39,7 @@ class Outbox:
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def turn(self, id: str) -> asyncio.Lock:
-        """Whoever sends to an instance holds it: sends that are begun at once keep the order of their calls."""
+        """The lock to hold around `put`: concurrent sends to an instance keep the order of their calls."""
         return self._turns.setdefault(id, asyncio.Lock())
 
     async def put(
@@ -51,7 +51,7 @@ class Outbox:
         metadata: Mapping[str, Any] | None,
         message_id: str,
     ) -> None:
-        """One message after the other to an instance (see `turn`); a number counts only once it is stored."""
+        """Send one message; returns once it is durable. The caller holds `turn`. Only a stored message counts."""
         body = encode_plain(data, f"the message on {channel!r}", self._max_value())
         line = self._line(key, start)
         order = line.last + 1
@@ -60,7 +60,7 @@ class Outbox:
             line.last = order
 
     def _line(self, key: InstanceKey, start: int) -> _Line:
-        """The line to an instance whose present life began with that start, 0 while that is not known."""
+        """The numbering for the start (its sequence) that the instance was begun by, 0 while that is not known."""
         line = self._lines.get(key)
         if line is None or (line.start and start and line.start != start):
             # Begun again by another start it knows nothing of what was sent before; begun anew by `recur` it does.

@@ -8,7 +8,7 @@ import logging
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
-from romancy_nats.client.notice import Notice, heard
+from romancy_nats.client.notice import OutcomeNotice, is_set_within
 from romancy_nats.client.session import OwnStart, Target
 from romancy_nats.core.activity import registered_errors
 from romancy_nats.core.events import WorkflowCompleted, WorkflowFailed
@@ -36,24 +36,28 @@ _log = logging.getLogger("romancy.client")
 _LAST_LOOK = 1.0
 """Seconds after its time-out in which `result` finds out why."""
 _FIRST_LOOK = 2.0
+"""Seconds to wait for a notice before the record is read."""
 _FIRST_LOOK_OF_NAMED = 0.2
+"""The same for an own start with an id that others may use as well."""
 _FIRST_LOOK_OF_OWN = 10.0
+"""The same for an own start with an id that was made up."""
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 15.0
 _SLOWER = 8
-_AFTER_NEWS = 0.002
+"""How many times longer each pause between two reads of the record is than the one before (s)."""
+_AFTER_A_CHANGE = 0.002
 
 
 class AwaitedResult(Generic[R]):
     """The result of one instance, decoded. `notice` is where that of an own start arrives, None for any other."""
 
-    def __init__(self, target: Target, codec: ValueCodec[R], notice: Notice | None) -> None:
+    def __init__(self, target: Target, codec: ValueCodec[R], notice: OutcomeNotice | None) -> None:
         self._target = target
         self._codec = codec
         self._started = notice is not None
         self._looked = False
         self._retried = ""
-        self._notice = notice or Notice()
+        self._notice = notice or OutcomeNotice()
 
     def ignore_stall(self, write: str) -> None:
         """Wait for what comes of a retry: the stalled record with that write id is not the end."""
@@ -79,7 +83,7 @@ class AwaitedResult(Generic[R]):
                 _log.warning("still waiting for the result of %r: %s", self._target, error)
 
     async def _late(self, after: float) -> ResultTimeoutError:
-        """Why there is no result yet; what the server does not say at once stays unsaid."""
+        """The error that says why there is no result yet, as far as the server answers within a second."""
         target, unserved = self._target, ""
         status = None if target.last is None else target.last.status
         with suppress(TimeoutError, ServerError):
@@ -92,7 +96,9 @@ class AwaitedResult(Generic[R]):
     async def _result(self) -> R:
         own = self._target.own
         looked, self._looked = self._looked, True
-        first_look = self._started and not looked and await heard(self._notice.news, _first_look(own))
+        first_look = (
+            self._started and not looked and await is_set_within(self._notice.changed, _first_look(own))
+        )
         if first_look and (result := self._notice.result) is not None:
             return self._codec.decode(result)
         record = await self._target.record()
@@ -123,32 +129,31 @@ class AwaitedResult(Generic[R]):
     async def _wait(self) -> InstanceRecord | None:
         """The record of the end, or None when a notice brought the result.
 
-        Look at the record now and then in case a hint was lost; follow the commits where no notice will come.
-
-        Thousands of clients that read at every commit would take the server from the work they wait for.
+        Follows the commits where no notice will come. Reads the record after longer and longer pauses, in case a
+        notice was lost: thousands of clients that read at every commit would slow the workers that they wait for.
         """
         key = await self._target.key()
-        own, news = self._target.own, self._notice.news
-        told = own is not None and not own.named and not self._retried
-        unfollow = None if told else await self._target.session.follow(key, news.set)
-        pause = _FIRST_LOOK_OF_OWN if told else _FIRST_PAUSE
+        own, changed = self._target.own, self._notice.changed
+        is_notified = own is not None and not own.named and not self._retried
+        unfollow = None if is_notified else await self._target.session.follow(key, changed.set)
+        pause = _FIRST_LOOK_OF_OWN if is_notified else _FIRST_PAUSE
         try:
             while True:
-                news.clear()
+                changed.clear()
                 record = await self._target.record()
                 if await self._is_over(record):
                     return record
                 if unfollow is None and self._rests(record):
-                    unfollow = await self._target.session.follow(key, news.set)
+                    unfollow = await self._target.session.follow(key, changed.set)
                     pause = _FIRST_PAUSE
                     continue
-                self._notice.told.clear()
-                news_came = await heard(news, pause)
+                self._notice.received.clear()
+                has_changed = await is_set_within(changed, pause)
                 # The record follows its last commit by one write, which takes as long as a disk takes.
-                pause = _AFTER_NEWS if news_came else min(pause * _SLOWER, _LONGEST_PAUSE)
+                pause = _AFTER_A_CHANGE if has_changed else min(pause * _SLOWER, _LONGEST_PAUSE)
                 if (
-                    news_came
-                    and await heard(self._notice.told, _AFTER_NEWS)
+                    has_changed
+                    and await is_set_within(self._notice.received, _AFTER_A_CHANGE)
                     and self._notice.result is not None
                 ):
                     return None
@@ -157,7 +162,7 @@ class AwaitedResult(Generic[R]):
                 await unfollow()
 
     def _rests(self, record: InstanceRecord) -> bool:
-        """Whether it has come to rest since its start: whoever wakes it next may not know that we wait."""
+        """Whether it has rested since its start: the worker that wakes it next may not know where to send a notice."""
         return self._notice.outcome is not None or (record.commits > 0 and not record.owner)
 
     async def _conclude(self, record: InstanceRecord) -> R:
@@ -205,5 +210,5 @@ def _first_look(own: OwnStart | None) -> float:
     """How long to wait for the worker's notice before looking at the record."""
     if own is None:
         return _FIRST_LOOK
-    # Somebody else may have started the same id a moment before; then nobody tells us of the end.
+    # Another client may have started the same id a moment before: the notice then goes to that one alone.
     return _FIRST_LOOK_OF_NAMED if own.named else _FIRST_LOOK_OF_OWN

@@ -1,4 +1,4 @@
-"""The history of an instance as it grows, read by whoever does not own it. A pure watch; writes nothing."""
+"""Follows the history of an instance as it grows, from its first commit on. Reads only."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Tail:
     def __init__(self, world: World, key: InstanceKey) -> None:
         self._world = world
         self._key = key
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._progress: deque[Progress] = deque(maxlen=_MOST_PROGRESS)
         self._generation: int = 0
         self._look = True
@@ -41,13 +41,18 @@ class Tail:
         return self.record is not None and self.record.status.ended
 
     async def items(self, *, progress: bool = False) -> AsyncGenerator[Commit | Progress | None]:
-        """Each commit from the first on, without end; None says: nothing new just now, look at `record`."""
-        world, heard = self._world, self._hear if progress else None
-        unfollow = await until_answered(world, lambda: world.wire.follow(self._key, self._moved, heard))
+        """Each commit from the first on, without end, and with `progress` each announcement.
+
+        None says that there is nothing new just now: `record` is up to date.
+        """
+        world, announced = self._world, self._announced if progress else None
+        unfollow = await until_answered(
+            world, lambda: world.wire.follow(self._key, self._committed, announced)
+        )
         pause = _FIRST_LOOK
         try:
             while True:
-                self._news.clear()
+                self._changed.clear()
                 if self._look:
                     self._look = False
                     async for commit in self._new_commits():
@@ -76,19 +81,19 @@ class Tail:
             self.seen += 1
             yield commit
 
-    def _moved(self, _generation: int, _n: int) -> None:
+    def _committed(self, _generation: int, _n: int) -> None:
         self._look = True
-        self._news.set()
+        self._changed.set()
 
-    def _hear(self, data: bytes) -> None:
+    def _announced(self, data: bytes) -> None:
         found = read_progress(data)
         if found is not None:
             self._progress.append(found)
-            self._news.set()
+            self._changed.set()
 
     async def _pause(self, seconds: float) -> None:
         try:
             async with asyncio.timeout(seconds):
-                await self._news.wait()
+                await self._changed.wait()
         except TimeoutError:
             self._look = True

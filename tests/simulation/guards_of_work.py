@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from romancy_nats.client import result as result_module
-from romancy_nats.client.notice import heard
+from romancy_nats.client.notice import is_set_within
 from romancy_nats.core.events import ActivityCompleted, ActivityFailed, TimerFired
 from romancy_nats.core.execution import Execution
 from romancy_nats.core.root import Root
@@ -263,8 +263,12 @@ def client_takes_silence_for_yes(patch: Patch) -> None:
 
 
 def client_waits_for_news_only(patch: Patch) -> None:
-    # The moment after news stays what it is.
-    patch.setattr(result_module, "heard", lambda news, wait: heard(news, 1e9 if wait > 0.01 else wait))
+    # The moment after a change stays what it is.
+    patch.setattr(
+        result_module,
+        "is_set_within",
+        lambda event, wait: is_set_within(event, 1e9 if wait > 0.01 else wait),
+    )
 
 
 def put_off_turn_is_lost(patch: Patch) -> None:

@@ -10,7 +10,7 @@ from romancy_nats.core.ids import InstanceKey
 
 @dataclass(slots=True, frozen=True)
 class Message:
-    """A message to an instance: `kind` is one of `cancel`, `terminate`, `retry`, `resume`, `channel`, …"""
+    """A message to an instance; `kind` is `cancel`, `terminate`, `retry`, `resume`, `event`, `message` or `update`."""
 
     key: InstanceKey
     kind: str
