@@ -14,7 +14,7 @@ from romancy_nats.core.events import (
     TimerFired,
 )
 from romancy_nats.core.execution import Execution
-from romancy_nats.runtime.owner import HeldDelivery
+from romancy_nats.runtime.held import HeldDelivery
 
 if TYPE_CHECKING:
     from romancy_nats.runtime.instance import Instance

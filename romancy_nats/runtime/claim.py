@@ -15,9 +15,10 @@ from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.record import InstanceRecord, InstanceStatus
 from romancy_nats.errors import PayloadError, WorkflowRuleError
 from romancy_nats.ports import Held, Refused
+from romancy_nats.runtime.cancellation import is_own_cancel
 from romancy_nats.runtime.generations import next_record
 from romancy_nats.runtime.instance import Instance
-from romancy_nats.runtime.owner import Owner, is_own_cancel
+from romancy_nats.runtime.owner import Owner
 from romancy_nats.storage.histories import read_commits
 from romancy_nats.storage.records import microseconds, read_commit, write_record
 

@@ -7,7 +7,6 @@ from romancy_nats.errors import InvalidNameError
 from romancy_nats.ports import Delivery
 from romancy_nats.runtime.claims import Claims
 from romancy_nats.runtime.host import Host
-from romancy_nats.runtime.owner import HeldDelivery
 from romancy_nats.storage.records import microseconds, read_record
 
 _OWNED_PAUSE = 0.5
@@ -58,7 +57,7 @@ class Due:
         instance = await self._claims.claim(key, held, delivery)
         if instance is None:
             return
-        instance.held.append(HeldDelivery(delivery, max(1, instance.commits)))
+        instance.held.add(delivery, max(1, instance.commits))
         instance.effects.fire_due(now)
         self._claims.resume(instance)
 

@@ -18,6 +18,7 @@ from romancy_nats.core.logs import rename_worker
 from romancy_nats.errors import ConnectionLostError, RomancyError, ServerUnavailableError
 from romancy_nats.ports import Delivery, QueueKind, World
 from romancy_nats.runtime.alarms import idle
+from romancy_nats.runtime.cancellation import is_cancelled, is_own_cancel
 from romancy_nats.runtime.claims import Claims
 from romancy_nats.runtime.dispatcher import Dispatcher
 from romancy_nats.runtime.due import Due
@@ -29,7 +30,6 @@ from romancy_nats.runtime.keepalive import Keepalive
 from romancy_nats.runtime.lease import Lease
 from romancy_nats.runtime.messages import Messages
 from romancy_nats.runtime.orphans import Orphans
-from romancy_nats.runtime.owner import is_cancelled, is_own_cancel
 from romancy_nats.runtime.queries import Queries
 from romancy_nats.runtime.sweeper import OwnWake, Sweeper
 from romancy_nats.runtime.tuning import Tuning

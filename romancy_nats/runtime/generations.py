@@ -38,15 +38,7 @@ def next_generation(
     following.shown = False
     following.last_time = instance.last_time
     following.notify = instance.notify
-    for held in instance.held:
-        if held.commit:
-            # The first commit holds it, too: which messages were seen is inherited (L5).
-            held.commit = 1
-        if held.commit or held.moot:
-            following.held.append(held)
-        else:
-            held.delivery.nak()
-    instance.held.clear()
+    instance.held.move_to(following.held)
     started = instance.execution.following_start(ending)
     instance.fall_asleep()
     instance.rested.set_result(0)

@@ -22,15 +22,15 @@ from romancy_nats.core.loop import DeterministicLoop
 from romancy_nats.core.messages.update import update_notice
 from romancy_nats.core.record import InstanceStatus
 from romancy_nats.ports import Delivery, World
+from romancy_nats.runtime.cancellation import is_own_cancel
 from romancy_nats.runtime.endings import log_end
 from romancy_nats.runtime.generations import next_generation
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.janitor import Janitor
 from romancy_nats.runtime.lease import Lease
 from romancy_nats.runtime.notices import outcome
-from romancy_nats.runtime.owner import is_own_cancel
 from romancy_nats.runtime.pace import Pace
-from romancy_nats.runtime.rest import acknowledge, rest, settle_effects
+from romancy_nats.runtime.rest import rest, settle_effects
 from romancy_nats.runtime.sending import lent
 from romancy_nats.runtime.stalls import Stalls
 from romancy_nats.runtime.tuning import Tuning
@@ -191,7 +191,8 @@ class Host:
             self.stalls.found(instance.key, record.error)
         self._notify(instance)
         # After the notices: somebody waits for those, nobody for an ack (L5).
-        acknowledge(instance)
+        instance.held.acknowledge(record)
+        instance.come_to_rest()
         log_end(instance)
         if instance.record.status.ended:
             self.janitor.ended(instance.key)

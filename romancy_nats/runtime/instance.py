@@ -41,7 +41,8 @@ from romancy_nats.runtime import showing
 from romancy_nats.runtime.admission import LOOKS_PER_WAIT, is_early, is_moot, is_over
 from romancy_nats.runtime.alarms import idle, next_due
 from romancy_nats.runtime.effects import Effects
-from romancy_nats.runtime.owner import HeldDelivery, Owner
+from romancy_nats.runtime.held import HeldDelivery, HeldMessages
+from romancy_nats.runtime.owner import Owner
 from romancy_nats.storage.records import microseconds, read_commit
 
 P = ParamSpec("P")
@@ -77,7 +78,7 @@ class Instance:
         self.incarnation = record.owner
         self.commits = 0
         self.last_time = 0
-        self.held: list[HeldDelivery] = []
+        self.held = HeldMessages()
         self.notify: list[str] = []
         self.dropped = False
         self.shown = True
@@ -495,6 +496,12 @@ class Instance:
         self._early.clear()
         self._tell_confirmed()
 
+    def come_to_rest(self) -> None:
+        """Answer the forwards that wait for the rest."""
+        if not self.rested.done():
+            # A forward that is told of a let-go would ack the only wake of an instance that nobody owns.
+            self.rested.set_result(0 if self.record.let_go else self.record.commits)
+
     def wake_up(self, record: InstanceRecord, revision: int) -> None:
         """Owned again, by compare-and-set on the very revision that our own rest produced (L4)."""
         self.record, self.revision, self.incarnation = record, revision, record.owner
@@ -583,9 +590,7 @@ class Instance:
         self._tell_confirmed()
         self.owner.pace.answered(self)
         self.close()
-        for held in self.held:
-            held.delivery.nak(pause)
-        self.held.clear()
+        self.held.give_back(pause)
         if not self.rested.done():
             self.rested.set_result(0)
 

@@ -17,7 +17,6 @@ from romancy_nats.ports import Delivery, Held, Refusal, Refused
 from romancy_nats.runtime.claims import Claims
 from romancy_nats.runtime.host import Host
 from romancy_nats.runtime.instance import Instance
-from romancy_nats.runtime.owner import HeldDelivery
 from romancy_nats.storage.records import microseconds, read_record, write_record
 from romancy_nats.storage.unclaimed import record_rejection
 
@@ -89,8 +88,7 @@ class Intake:
     def _begin(self, instance: Instance, request: StartRequest, delivery: Delivery) -> None:
         """The first turn of an instance that has no commit yet."""
         host = self._host
-        held = HeldDelivery(delivery)
-        instance.held.append(held)
+        held = instance.held.add(delivery)
         if request.notify:
             instance.notify.append(request.notify)
         host.instances[instance.key] = instance
@@ -138,7 +136,7 @@ class Intake:
                 return
             known = (delivery.source.stream, delivery.source.sequence) in instance.execution.seen
             first = 1 if known or instance.commits else 0
-            instance.held.append(HeldDelivery(delivery, first))
+            instance.held.add(delivery, first)
             if request.notify:
                 instance.notify.append(request.notify)
             return
@@ -163,7 +161,7 @@ class Intake:
         if claimed.commits == 0:
             self._begin(claimed, request, delivery)
         else:
-            claimed.held.append(HeldDelivery(delivery, 1))
+            claimed.held.add(delivery, 1)
             self._claims.resume(claimed)
 
     async def _restart(self, request: StartRequest, delivery: Delivery, held: Held) -> None:

@@ -24,7 +24,6 @@ from romancy_nats.ports import Delivery, Held
 from romancy_nats.runtime.claims import Claims
 from romancy_nats.runtime.host import Host
 from romancy_nats.runtime.instance import Instance
-from romancy_nats.runtime.owner import HeldDelivery
 from romancy_nats.runtime.reading import UNREADABLE, is_of_another_generation, read_message, text_of
 from romancy_nats.runtime.registrations import forget_stray
 from romancy_nats.storage.histories import recorded
@@ -148,15 +147,14 @@ class Messages:
         """The code does not fit the history: a terminate needs no code, a cancel waits until it does."""
         if kind == "terminate":
             event = read_message(kind, delivery)
-            held = HeldDelivery(delivery)
-            instance.held.append(held)
+            held = instance.held.add(delivery)
             instance.stalled = None
             instance.end_without_code([event, WorkflowTerminated(text_of(delivery))], held)
             return
         if kind not in ("retry", "resume"):
             delivery.nak(self._host.stalls.pause())
         else:
-            instance.held.append(HeldDelivery(delivery, max(1, instance.commits)))
+            instance.held.add(delivery, max(1, instance.commits))
         self._claims.resume(instance)
 
     def _fitting(self, event: MessageEvent) -> MessageEvent:
@@ -172,7 +170,7 @@ class Messages:
         source = delivery.source
         known = (source.stream, source.sequence) in execution.seen or message_id in execution.seen_ids
         if kind == "resume" or known:
-            instance.held.append(HeldDelivery(delivery, 1))
+            instance.held.add(delivery, 1)
             return
         try:
             event = self._fitting(read_message(kind, delivery))
@@ -185,8 +183,7 @@ class Messages:
         if isinstance(event, EventReceived) and is_of_another_generation(instance.record, delivery):
             delivery.ack()
             return
-        held = HeldDelivery(delivery)
-        instance.held.append(held)
+        held = instance.held.add(delivery)
         if begin:
             instance.give(event, held)
         else:

@@ -1,16 +1,14 @@
-"""What an instance needs from the worker that owns it, and what it holds for others. Protocol and plain data only."""
+"""The protocol of what an instance needs from the worker that owns it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from romancy_nats.core.error_text import is_one_of
 from romancy_nats.core.events import UpdateAnswered
 from romancy_nats.core.ids import InstanceKey
-from romancy_nats.ports import Delivery, World
+from romancy_nats.ports import World
 from romancy_nats.runtime.lease import Lease
 from romancy_nats.runtime.pace import Pace
 from romancy_nats.runtime.tuning import Tuning
@@ -49,25 +47,3 @@ class Owner(Protocol):
 
     def discard_broken(self, instance: Instance, error: BaseException) -> None:
         """It can neither go on nor be brought to rest: drop it, and look at the record again after a pause (L10)."""
-
-
-@dataclass(slots=True)
-class HeldDelivery:
-    """A message that is acknowledged when the instance rests. `commit` is the one that holds it, 0 for none yet."""
-
-    delivery: Delivery
-    commit: int = 0
-    moot: bool = False
-    looks: int = 0
-    """How often it was looked at while an earlier message of its sender was missing."""
-
-
-def is_own_cancel(error: BaseException) -> bool:
-    """Whether the running task was cancelled from outside; code in it may raise CancelledError, too."""
-    return is_one_of(error, (asyncio.CancelledError,)) and is_cancelled()
-
-
-def is_cancelled() -> bool:
-    """Whether somebody outside cancelled the running task."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

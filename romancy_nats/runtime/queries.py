@@ -14,10 +14,10 @@ from romancy_nats.core.messages.query import ANSWERED, ELSEWHERE, FAILED, NOT_BE
 from romancy_nats.core.plain import decode_plain
 from romancy_nats.core.record import LONGEST_ERROR, InstanceRecord
 from romancy_nats.errors import PayloadTooLargeError, QueryError, RomancyError
+from romancy_nats.runtime.cancellation import is_own_cancel
 from romancy_nats.runtime.claim import YIELD_EVERY
 from romancy_nats.runtime.host import Host
 from romancy_nats.runtime.instance import Instance
-from romancy_nats.runtime.owner import is_own_cancel
 from romancy_nats.storage.histories import recorded
 from romancy_nats.storage.records import read_record
 

@@ -17,14 +17,12 @@ from romancy_nats.core.events import (
     WorkflowTerminated,
 )
 from romancy_nats.core.failure import Failure
-from romancy_nats.core.headers import KIND
 from romancy_nats.core.limits import shortened
 from romancy_nats.core.record import LONGEST_ERROR, InstanceRecord, InstanceStatus
 from romancy_nats.core.waits import EVENT
 from romancy_nats.errors import RomancyError, WorkflowRuleError
 from romancy_nats.ports import Refused, WriteReply
 from romancy_nats.runtime.alarms import next_due
-from romancy_nats.runtime.owner import HeldDelivery
 from romancy_nats.storage.records import microseconds, write_record
 
 if TYPE_CHECKING:
@@ -167,38 +165,3 @@ async def rest(instance: Instance, *, let_go: bool = False) -> bool:
         return False
     instance.record, instance.revision = record, reply
     return True
-
-
-def acknowledge(instance: Instance) -> None:
-    """Answer the messages that the instance held: ack what a commit holds, give back the rest (L5).
-
-    Of one that was let go nothing is acked, that would be its only wake: so it is between two generations, too.
-    """
-    ended, let_go = instance.record.status.ended, instance.record.let_go
-    for held in instance.held:
-        if let_go:
-            held.delivery.nak()
-        elif 0 < held.commit <= instance.record.commits or (ended and not _is_owed(held)) or held.moot:
-            held.delivery.ack()
-        else:
-            held.delivery.nak()
-    instance.held.clear()
-    if not instance.rested.done():
-        # A forward that is told of a let-go would ack the only wake of an instance that nobody owns.
-        instance.rested.set_result(0 if let_go else instance.record.commits)
-
-
-def acknowledge_recorded(instance: Instance) -> None:
-    """Ack in mid-turn what the record covers since it was written just now: an instance may never rest (L5)."""
-    left: list[HeldDelivery] = []
-    for held in instance.held:
-        if 0 < held.commit <= instance.record.commits:
-            held.delivery.ack()
-        else:
-            left.append(held)
-    instance.held = left
-
-
-def _is_owed(held: HeldDelivery) -> bool:
-    """Whether it came too late for the workflow, but is not moot by its end: it is answered or parked (L5)."""
-    return held.commit == 0 and held.delivery.headers.get(KIND) in ("message", "update")

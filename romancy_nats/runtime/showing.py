@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from romancy_nats.core.events import Event
 from romancy_nats.core.record import InstanceStatus
 from romancy_nats.ports import Refused
-from romancy_nats.runtime.rest import acknowledge_recorded
 from romancy_nats.storage.records import write_record
 
 if TYPE_CHECKING:
@@ -42,6 +41,6 @@ async def show(instance: Instance, batch: Sequence[Event]) -> None:
     instance.record, instance.revision = record, reply
     if not instance.shown:
         instance.shown = True
-        acknowledge_recorded(instance)
+        instance.held.acknowledge_recorded(record)
         owner.generation_over(instance.key, record.generation - 1)
     instance.take_effect(batch)

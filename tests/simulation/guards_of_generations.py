@@ -6,8 +6,9 @@ import pytest
 
 from romancy_nats.core.events import WorkflowRecurred
 from romancy_nats.core.ids import InstanceKey
-from romancy_nats.runtime import host as host_module
 from romancy_nats.runtime import messages as messages_module
+from romancy_nats.runtime.held import HeldMessages
+from romancy_nats.runtime.host import Host
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.janitor import Janitor
 from romancy_nats.testing.memory.archive import MemoryArchive
@@ -22,16 +23,16 @@ def earlier_messages_are_forgotten(patch: Patch) -> None:
 
 def acked_between_generations(patch: Patch) -> None:
     """A worker that drains there acks what it holds, as at any rest."""
-    real = host_module.acknowledge
+    real = Host._at_rest
 
-    def acknowledge(instance: Instance) -> None:
+    def at_rest(self: Host, instance: Instance, *, let_go: bool) -> None:
         if isinstance(instance.execution.ending, WorkflowRecurred):
             for held in instance.held:
                 held.delivery.ack()
-            instance.held.clear()
-        real(instance)
+            instance.held = HeldMessages()
+        real(self, instance, let_go=let_go)
 
-    patch.setattr(host_module, "acknowledge", acknowledge)
+    patch.setattr(Host, "_at_rest", at_rest)
 
 
 def old_histories_stay(patch: Patch) -> None:

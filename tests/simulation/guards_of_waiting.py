@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from romancy_nats.core.events import ActivityCompleted, ActivityFailed, EventReceived
+from romancy_nats.core.record import InstanceRecord
 from romancy_nats.ports import Held, Source
-from romancy_nats.runtime import host as host_module
 from romancy_nats.runtime import instance as instance_module
 from romancy_nats.runtime import messages as messages_module
 from romancy_nats.runtime import rest as rest_module
@@ -18,6 +18,7 @@ from romancy_nats.runtime import skipped as skipped_module
 from romancy_nats.runtime.alarms import idle
 from romancy_nats.runtime.dispatcher import Dispatcher
 from romancy_nats.runtime.effects import Effects
+from romancy_nats.runtime.held import HeldMessages
 from romancy_nats.runtime.host import Host
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.janitor import Janitor
@@ -134,13 +135,13 @@ def retry_begun_at_once(patch: Patch) -> None:
 def message_lost_at_rest(patch: Patch) -> None:
     """What came while the rest was written is acked with everything else."""
 
-    def acknowledge(instance: Instance) -> None:
-        for held in instance.held:
-            held.commit = held.commit or instance.record.commits
-        real(instance)
+    def acknowledge(self: HeldMessages, record: InstanceRecord) -> None:
+        for held in self:
+            held.commit = held.commit or record.commits
+        real(self, record)
 
-    real = host_module.acknowledge
-    patch.setattr(host_module, "acknowledge", acknowledge)
+    real = HeldMessages.acknowledge
+    patch.setattr(HeldMessages, "acknowledge", acknowledge)
     patch.setattr(Instance, "woken", False)
 
 

@@ -21,7 +21,6 @@ from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.intake import Intake
 from romancy_nats.runtime.lease import Lease
 from romancy_nats.runtime.messages import Messages
-from romancy_nats.runtime.owner import HeldDelivery
 from romancy_nats.runtime.sweeper import Sweeper
 from romancy_nats.storage import publishing as publishing_module
 
@@ -76,8 +75,7 @@ def forward_is_believed(patch: Patch) -> None:
 
 def message_taken_twice(patch: Patch) -> None:
     def take(self: Any, instance: Any, delivery: Any, kind: str, *, begin: bool = True) -> None:
-        held = HeldDelivery(delivery, 1 if kind == "resume" else 0)
-        instance.held.append(held)
+        held = instance.held.add(delivery, 1 if kind == "resume" else 0)
         if kind == "resume":
             return
         event = messages_event(kind, delivery)
