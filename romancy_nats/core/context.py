@@ -8,7 +8,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, cast, overload
+from random import Random
+from typing import Any, NoReturn, ParamSpec, TypeVar, cast, overload
 from uuid import UUID
 
 from romancy_nats.core import sending
@@ -20,14 +21,10 @@ from romancy_nats.core.ids import InstanceKey, check_name, check_text
 from romancy_nats.core.opening import Opening
 from romancy_nats.core.plain import as_plain
 from romancy_nats.core.received import ReceivedEvent, ReceivedMessage
+from romancy_nats.core.state import WorkflowState
 from romancy_nats.core.times import Duration, seconds
 from romancy_nats.core.waits import EVENT, MESSAGE, Invalid
 from romancy_nats.errors import ConfigurationError, EventTimeoutError, MessageTimeoutError, QueryError
-
-if TYPE_CHECKING:
-    from random import Random
-
-    from romancy_nats.core.execution import Execution
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,26 +36,26 @@ _logger = logging.getLogger("romancy.workflow")
 class WorkflowContext:
     """The workflow's view of itself and the only door to the outside."""
 
-    def __init__(self, execution: Execution, worker_id: str) -> None:
-        self._execution = execution
+    def __init__(self, state: WorkflowState, worker_id: str) -> None:
+        self._state = state
         self._worker_id = worker_id
 
     @property
-    def _acting(self) -> Execution:
+    def _acting(self) -> WorkflowState:
         """For everything that changes the workflow, which a query handler may not do."""
-        if self._execution.asked:
+        if self._state.asked:
             raise QueryError("a query handler only looks; it may not ask the workflow to do anything")
-        return self._execution
+        return self._state
 
     @property
     def instance_id(self) -> str:
         """The id of this instance."""
-        return self._execution.key.id
+        return self._state.key.id
 
     @property
     def workflow_name(self) -> str:
         """The name of the workflow."""
-        return self._execution.key.workflow
+        return self._state.key.workflow
 
     @property
     def worker_id(self) -> str:
@@ -68,7 +65,7 @@ class WorkflowContext:
     @property
     def generation(self) -> int:
         """0, and one more after each `recur`."""
-        return self._execution.generation
+        return self._state.generation
 
     @property
     def is_replaying(self) -> bool:
@@ -76,7 +73,7 @@ class WorkflowContext:
 
         True again in code that is closed because this worker drops it from memory: what it does has no effect.
         """
-        return self._execution.replaying
+        return self._state.replaying
 
     @property
     def random(self) -> Random:
@@ -86,11 +83,11 @@ class WorkflowContext:
     @cached_property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
         """A logger under `romancy.workflow`; silent in replay, and in code that is dropped from memory."""
-        return _WorkflowLogger(self._execution, self._worker_id)
+        return _WorkflowLogger(self._state, self._worker_id)
 
     def now(self) -> datetime:
         """The time of the last recorded event, in UTC: the same in replay."""
-        return datetime.fromtimestamp(self._execution.loop.time(), UTC)
+        return datetime.fromtimestamp(self._state.loop.time(), UTC)
 
     def uuid4(self) -> UUID:
         """A random UUID that is the same in replay."""
@@ -133,12 +130,12 @@ class WorkflowContext:
             raise ConfigurationError(
                 f"sleep_until takes an aware datetime, with a time zone, not {value_repr(moment, 100)}"
             )
-        await asyncio.sleep(max(0.0, moment.timestamp() - self._execution.loop.time()))
+        await asyncio.sleep(max(0.0, moment.timestamp() - self._state.loop.time()))
 
     def register_compensation(self, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Call `fn` with these arguments if the workflow fails or is cancelled, in its place in the reverse order."""
-        execution = self._acting
-        execution.saga.register(as_activity(fn), args, kwargs, execution.max_value)
+        state = self._acting
+        state.saga.register(as_activity(fn), args, kwargs, state.max_value)
 
     # --- waiting for others
 
@@ -321,7 +318,7 @@ class WorkflowContext:
         Unread messages and the time limit carry over; background tasks are cancelled, waits end, compensations are
         dropped. Raises PayloadError when the input cannot be serialised. Queries and updates are registered anew.
         """
-        self._acting.root.recur(args, kwargs)
+        self._acting.recur(args, kwargs)
 
     def emit(self, value: object, durable: bool = False) -> None:
         """Tell whoever watches; with `durable` it is also in the history, for those who watch later."""
@@ -354,20 +351,20 @@ def step_activity(name: str, fn: Callable[..., R]) -> Activity[..., R]:
 class _WorkflowLogger(logging.LoggerAdapter[logging.Logger]):
     """Adds which instance speaks; says nothing in replay and in evicted code."""
 
-    def __init__(self, execution: Execution, worker: str) -> None:
+    def __init__(self, state: WorkflowState, worker: str) -> None:
         super().__init__(_logger, {})
-        self._execution = execution
+        self._state = state
         self._worker = worker
 
     def isEnabledFor(self, level: int) -> bool:
-        return not self._execution.replaying and super().isEnabledFor(level)
+        return not self._state.replaying and super().isEnabledFor(level)
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        key = self._execution.key
+        key = self._state.key
         extra = {
             "worker": self._worker,
             "workflow": key.workflow,
             "instance_id": key.id,
-            "generation": self._execution.generation,
+            "generation": self._state.generation,
         }
         return msg, {**kwargs, "extra": {**extra, **(kwargs.get("extra") or {})}}

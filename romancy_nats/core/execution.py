@@ -6,22 +6,15 @@ commit and holds the commands against those recorded (L7).
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import logging
 import zlib
-from asyncio import CancelledError
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from functools import cached_property
-from random import Random
-from typing import Any, NamedTuple, TypeVar, assert_never, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, assert_never, cast
 
 from romancy_nats.core import determinism
-from romancy_nats.core.activity import Activity
 from romancy_nats.core.commit import Commit
 from romancy_nats.core.context import WorkflowContext
-from romancy_nats.core.conversions import Conversions
-from romancy_nats.core.current import enter_workflow
 from romancy_nats.core.definition import Workflow
 from romancy_nats.core.error_text import value_text
 from romancy_nats.core.events import (
@@ -59,40 +52,24 @@ from romancy_nats.core.events import (
     WorkflowTerminated,
     is_command,
 )
-from romancy_nats.core.failure import MAX_BYTES as MAX_FAILURE
 from romancy_nats.core.failure import Failure
-from romancy_nats.core.handlers import Handlers
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.inheritance import inherit
-from romancy_nats.core.limits import MAX_VALUE, fitting
-from romancy_nats.core.loop import DeterministicLoop, WorkflowTimer
-from romancy_nats.core.parameters import Parameters
-from romancy_nats.core.pending import PendingActivity, rebuilt
-from romancy_nats.core.plain import encode_plain
+from romancy_nats.core.loop import DeterministicLoop
+from romancy_nats.core.pending import PendingActivity
 from romancy_nats.core.root import Root
-from romancy_nats.core.saga import Saga, Undo
-from romancy_nats.core.waits import Waits
+from romancy_nats.core.state import MICROSECONDS, Origin, WorkflowState
 from romancy_nats.errors import (
     DeterminismError,
-    DuplicateIdError,
     QueryError,
     WorkflowRuleError,
 )
 
-R = TypeVar("R")
-MICROSECONDS = 1_000_000
 _log = logging.getLogger("romancy.workflow")
 
 
-class Origin(NamedTuple):
-    """Where a replayed command comes from: `place` in the source, and `parameters`, what its input is the input of."""
-
-    place: str = ""
-    parameters: Parameters | None = None
-
-
 class Execution:
-    """The workflow code of one generation on its deterministic loop, and what it waits for."""
+    """The workflow code of one generation, folded over its history: what it has come to is its `state`."""
 
     def __init__(
         self,
@@ -105,69 +82,34 @@ class Execution:
         loop: Callable[..., DeterministicLoop] = DeterministicLoop,
     ) -> None:
         """`inputs` is what happens when replayed code gives another input than was recorded; None stalls."""
-        self.workflow = workflow
-        self.key = key
-        self.generation = generation
-        self._inputs = inputs or determinism.InputRule()
-        self._make_loop = loop
-        self.loop = loop(
+        made = loop(
             on_error=self._task_failed,
             on_stalled=self._broke_a_rule,
             seed=zlib.crc32(f"{key.token}:{generation}".encode()),
         )
-        self.saga = Saga()
-        self.activities: dict[str, PendingActivity] = {}
-        self.timers: dict[str, WorkflowTimer] = {}
-        self.ending: Ending | None = None
-        self.compensating = False
-        self.delayed = False
-        """Whether its start lies ahead."""
-        self.replaying = False
-        self.seen: set[tuple[str, int]] = set()
-        self.seen_ids: dict[str, None] = {}
+        self.workflow = workflow
+        self.state = WorkflowState(workflow, key, generation, made)
+        context = WorkflowContext(self.state, worker_id)
+        self.state.enter(context)
+        self.root = Root(self.state, workflow, context)
         self.started: WorkflowStarted | None = None
-        self.max_value = MAX_VALUE
-        """Bytes that one value of this generation may have."""
         self.owed: list[Command] = []
-        self.waiting = Waits(key, self.emit, self.loop.create_future)
-        self.conversions = Conversions(self.emit, lambda: self.max_value)
-        root = self.root = Root(self)
-        self.handlers = Handlers(
-            self.emit,
-            self._spawn,
-            self.encode_value,
-            self.encode_failure,
-            self.conversions,
-            lambda: root.unwinds,
-        )
-        self.sent: dict[InstanceKey, int] = {}
-        """How many messages went to which instance."""
-        self.asked = False
-        """Whether a query is being answered: workflow code only looks."""
+        """What the code asked for in replay, and the history so far does not hold."""
         self.disturbed = False
         """Whether a query changed something after all: this memory is to be dropped."""
-        self.announce: Callable[[bytes], None] | None = None
-        """Called with each value that workflow code emits live; never in replay."""
         self.last_failure = b""
         """How the last activity failed for good: where the failure of the workflow comes from, it may be."""
         self.on_violation: Callable[[], object] | None = None
         """Called when a rule of the loop is broken between steps, possibly from another thread."""
         self._worker_id = worker_id
-        self._commands: list[Command] = []
-        self._origins: list[Origin] = []
-        self._counts: dict[str, int] = {}
-        self._ids: set[str] = set()
+        self._inputs = inputs or determinism.InputRule()
+        self._make_loop = loop
         self._replayed = 0
-
-    @cached_property
-    def random(self) -> Random:
-        """Seeded by the identity of the instance: the same numbers in replay."""
-        return Random(f"{self.key.token}:{self.generation}")
 
     @property
     def begun(self) -> bool:
         """Whether the workflow code was entered."""
-        return self.root.task is not None
+        return self.state.interruption.task is not None
 
     # --- deliveries in, commands out
 
@@ -177,14 +119,15 @@ class Execution:
         Raises WorkflowRuleError when the code broke a rule of the loop, DeterminismError when it does not know the
         event; after either the execution must be evicted and nothing of this step may be recorded.
         """
-        commands: list[Command] = []
-        self._commands = commands
-        self.loop.step(now / MICROSECONDS, lambda: self._receive(event))
-        violation = self.loop.stalled
+        state = self.state
+        loop = state.loop
+        commands = state.begin_step()
+        loop.step(now / MICROSECONDS, lambda: self._receive(event))
+        violation = loop.stalled
         if violation is not None:
             raise WorkflowRuleError(str(violation))
-        if self.loop.new_timers or self.loop.cancelled_timers:
-            self._drain_timers()
+        if loop.new_timers or loop.cancelled_timers:
+            state.drain_timers()
         return commands
 
     def replay(self, commit: Commit, following: Iterable[Commit] = ()) -> None:
@@ -194,21 +137,20 @@ class Execution:
 
         What the code gave beyond an open commit stays in `owed`: recorded by the next one, or still to be recorded.
         """
-        self.replaying = True
+        self.state.replaying = True
         self._replayed += 1
         recorded = commit.events
-        self.conversions.learn(commit, following)
+        self.state.conversions.learn(commit, following)
         position = self._settle(recorded, 0, final=commit.open)
         try:
             while position < len(recorded):
                 event = recorded[position]
                 if is_command(event):
                     raise self._mismatch(position, event, None)
-                self._origins = []
                 self.owed = list(self.deliver(cast("Delivered", event), commit.time))
                 position = self._settle(recorded, position + 1, final=commit.open)
         finally:
-            self.replaying = False
+            self.state.replaying = False
 
     def recognise(self, commit: Commit) -> bool:
         """Take from a commit what needs no code: which messages it holds. Returns whether it ends the instance."""
@@ -217,9 +159,9 @@ class Execution:
             if isinstance(event, WorkflowStarted | MessageEvent):
                 self._see(event)
             elif isinstance(event, Ending):
-                self.ending, ended = event, True
-                self.activities.clear()
-                self.timers.clear()
+                self.state.ending, ended = event, True
+                self.state.activities.clear()
+                self.state.timers.clear()
                 self.owed.clear()
         return ended
 
@@ -259,7 +201,7 @@ class Execution:
                 return produced is None or not determinism.same(recorded, produced)
             case UpdateAnswered():
                 # An earlier release rejected what waited at a recur.
-                return produced is not None and recorded.rejected and recorded.id in self.handlers.left
+                return produced is not None and recorded.rejected and recorded.id in self.state.handlers.left
             case _:
                 return False
 
@@ -267,13 +209,13 @@ class Execution:
         # What was recorded is what counts: a changed default or delay in newer code does not alter what runs.
         match recorded:
             case ActivityScheduled():
-                if (pending := self.activities.get(recorded.id)) is not None:
+                if (pending := self.state.activities.get(recorded.id)) is not None:
                     pending.input = recorded.input
             case TimerStarted():
                 self._fall_due(recorded)
             case UpdateAnswered():
                 # Who waited was told when it was recorded, or looks at the history.
-                self.handlers.inboxes.pop(recorded.id, None)
+                self.state.handlers.inboxes.pop(recorded.id, None)
             case (
                 WorkflowCompleted()
                 | WorkflowFailed()
@@ -281,7 +223,7 @@ class Execution:
                 | WorkflowTerminated()
                 | WorkflowRecurred()
             ):
-                self.ending = recorded
+                self.state.ending = recorded
             case (
                 ActivityAbandoned()
                 | TimerCancelled()
@@ -297,7 +239,7 @@ class Execution:
                 assert_never(recorded)
 
     def _fall_due(self, recorded: TimerStarted) -> None:
-        timer = self.timers.get(recorded.id)
+        timer = self.state.timers.get(recorded.id)
         if timer is not None and timer.due != recorded.due:
             timer.fall_due(recorded.due / MICROSECONDS)
 
@@ -306,23 +248,28 @@ class Execution:
         parameters = self._origin().parameters or self.workflow.parameters
         if not determinism.same_input(expected, produced, parameters):
             where, both = (self._replayed, position + 1), (expected, produced)
-            error = determinism.other_input(repr(self.key), where, both, parameters, self._produced_at())
-            self._inputs.apply(self.key, error)
+            error = determinism.other_input(
+                repr(self.state.key), where, both, parameters, self._produced_at()
+            )
+            self._inputs.apply(self.state.key, error)
 
     def _origin(self) -> Origin:
         """Where the first of the commands that are owed comes from."""
-        index = len(self._origins) - len(self.owed)
-        return self._origins[index] if 0 <= index < len(self._origins) else Origin()
+        origins = self.state.origins
+        index = len(origins) - len(self.owed)
+        return origins[index] if 0 <= index < len(origins) else Origin()
 
     def _produced_at(self) -> str:
         place = self._origin().place if self.owed else ""
-        return place or determinism.resting_place(self.root.task, self.workflow.fn)
+        return place or determinism.resting_place(self.state.interruption.task, self.workflow.fn)
 
     def _mismatch(self, position: int, expected: Event | None, produced: Command | None) -> DeterminismError:
         place = self._produced_at()
         want = cast("Command", expected) if expected is not None and is_command(expected) else None
         at = (self._replayed, position + 1)
-        return determinism.mismatch(repr(self.key), at, want, produced, place, self._raised(want, produced))
+        return determinism.mismatch(
+            repr(self.state.key), at, want, produced, place, self._raised(want, produced)
+        )
 
     def _raised(self, expected: Command | None, produced: Command | None) -> str:
         """The traceback of what the code raises now and did not raise when it was recorded, "" if it is not that."""
@@ -337,84 +284,6 @@ class Execution:
             )
             found = found.cause
         return "\n".join(lines)
-
-    # --- what the workflow code does
-
-    def run_activity(
-        self, activity: Activity[..., R], args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> Coroutine[Any, Any, R]:
-        """The call of an activity; its id is given now, it is scheduled when awaited."""
-        id = activity.id
-        if id is None:
-            n = self._counts[activity.name] = self._counts.get(activity.name, 0) + 1
-            id = f"{activity.name}:{n}"
-        if id in self._ids:
-            raise DuplicateIdError(
-                f"activity id {id!r} is used twice in one generation; give each call its own id"
-            )
-        self._ids.add(id)
-        place = determinism.calling_place() if self.replaying else ""
-        encoded = activity.parameters.encode(args, kwargs)
-        input = fitting(encoded, f"the input of activity {activity.name!r}", self.max_value)
-        return self._activity(id, activity, input, "", place)
-
-    async def _activity(
-        self, id: str, activity: Activity[..., R], input: bytes, compensates: str, place: str = ""
-    ) -> R:
-        future: asyncio.Future[ActivityCompleted | ActivityFailed] = self.loop.create_future()
-        began = round(self.loop.time() * MICROSECONDS)
-        self.activities[id] = PendingActivity(id, activity, input, future, began, compensates)
-        self.emit(ActivityScheduled(id, activity.name, input, compensates), place, activity.parameters)
-        try:
-            event = await future
-        except CancelledError:
-            # Not in the table any more: it completed in the very step that cancelled its waiter.
-            if self.activities.pop(id, None) is not None:
-                self.emit(ActivityAbandoned(id))
-            raise
-        if type(event) is ActivityCompleted:
-            return activity.result.decode(event.result)
-        raise rebuilt(activity, event)  # type: ignore[arg-type]
-
-    def emit_value(self, value: object, *, durable: bool) -> None:
-        """Workflow code tells something to whoever watches."""
-        # Encoded in replay, too: what cannot be stored raises in both.
-        data = encode_plain(value, "what is emitted", self.max_value)
-        if durable:
-            self.emit(Emitted(data), self._place())
-        elif self.announce is not None and not self.replaying:
-            self.announce(data)
-
-    def encode_value(self, value: object, what: str) -> bytes:
-        """The bytes of a value whose reader knows no types; raises PayloadError."""
-        return encode_plain(value, what, self.max_value)
-
-    def encode_failure(self, error: BaseException) -> bytes:
-        """The bytes of what workflow code raised; never more than a commit holds."""
-        return Failure.of(error, most=min(MAX_FAILURE, self.max_value // 4), quiet=self.replaying).encode()
-
-    def _place(self) -> str:
-        return determinism.calling_place() if self.replaying else ""
-
-    def emit(self, command: Command, place: str = "", parameters: Parameters | None = None) -> None:
-        """Workflow code asks for something. `parameters`: what its input is the input of, else of the workflow."""
-        if self.ending is None:
-            self._commands.append(command)
-            if self.replaying:
-                self._origins.append(Origin(place, parameters))
-
-    def _drain_timers(self) -> None:
-        loop = self.loop
-        for timer in loop.cancelled_timers:
-            if self.timers.pop(f"timer:{timer.number}", None) is not None:
-                self.emit(TimerCancelled(f"timer:{timer.number}"))
-        loop.cancelled_timers.clear()
-        for timer in loop.new_timers:
-            id = f"timer:{timer.number}"
-            if self.ending is None:
-                self.timers[id] = timer
-                self.emit(TimerStarted(id, timer.due))
-        loop.new_timers.clear()
 
     # --- what happens to it
 
@@ -435,7 +304,7 @@ class Execution:
                 self._timer_fired(event)
             case WorkflowStarted():
                 self._see(event)
-                self.root.begin(event, self.view())
+                self.root.begin(event)
             case (
                 CancelRequested()
                 | TerminateRequested()
@@ -452,15 +321,15 @@ class Execution:
     def _receive_message(self, event: MessageEvent) -> None:
         match event:
             case CancelRequested():
-                self.root.request_cancel(event)
+                self.state.interruption.request_cancel(event)
             case TerminateRequested():
-                self._terminate(event)
+                self.state.terminate(event.reason)
             case EventReceived():
-                self.waiting.event(event)
+                self.state.waiting.event(event)
             case MessageReceived():
-                self.waiting.message(event)
+                self.state.waiting.message(event)
             case UpdateRequested():
-                self.handlers.update(event)
+                self.state.handlers.update(event)
             case RetryRequested():
                 """The workflow code does not see it."""
             case _:
@@ -469,84 +338,58 @@ class Execution:
     def _activity_completed(self, event: ActivityCompleted) -> None:
         pending = self._pop(event.id)
         if pending.activity.compensation is not None and not pending.compensates:
-            self.saga.completed(event.id, pending.activity, pending.input, event.result, self.max_value)
+            self.state.saga.completed(
+                event.id, pending.activity, pending.input, event.result, self.state.max_value
+            )
         pending.future.set_result(event)
 
     def _pop(self, id: str) -> PendingActivity:
         pending = self._known(id)
-        del self.activities[id]
+        del self.state.activities[id]
         return pending
 
     def _known(self, id: str) -> PendingActivity:
-        pending = self.activities.get(id)
+        pending = self.state.activities.get(id)
         if pending is None:
             raise self._unknown(f"the end of activity {id!r}")
         return pending
 
     def _unknown(self, what: str) -> DeterminismError:
-        text = f"{self.key!r}: the history holds {what}, which the code never began (commit {self._replayed})"
+        text = f"{self.state.key!r}: the history holds {what}, which the code never began (commit {self._replayed})"
         return DeterminismError(text, position=self._replayed, expected=what, produced="nothing")
 
     def _timer_fired(self, event: TimerFired) -> None:
-        timer = self.timers.pop(event.id, None)
+        timer = self.state.timers.pop(event.id, None)
         if timer is None:
             raise self._unknown(f"the firing of {event.id!r}")
-        self.loop.fire(timer)
-
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """A task of the workflow that it did not begin itself (an update handler)."""
-        return self.loop.create_task(work, context=self._context())
-
-    def _context(self) -> contextvars.Context:
-        """A fresh context of workflow code."""
-        context = contextvars.Context()
-        context.run(enter_workflow, self.loop, self.view())
-        return context
+        self.state.loop.fire(timer)
 
     def query(self, name: str, body: object) -> bytes:
         """The answer of a query handler, encoded; raises QueryError. Changes nothing, or sets `disturbed`."""
+        state = self.state
         answer: list[bytes | QueryError] = []
 
         def ask() -> None:
             try:
-                answer.append(self._context().run(self.handlers.query, name, body))
+                answer.append(state.code_context().run(state.handlers.query, name, body))
             except QueryError as error:
                 answer.append(error)
 
-        self.asked = True
+        state.asked = True
         try:
-            self.disturbed = not self.loop.look(ask) or self.disturbed
+            self.disturbed = not state.loop.look(ask) or self.disturbed
         finally:
-            self.asked = False
+            state.asked = False
         if isinstance(answer[0], QueryError):
             raise answer[0]
         return answer[0]
 
     def _see(self, event: WorkflowStarted | MessageEvent) -> None:
-        if event.sequence:
-            self.seen.add((event.stream, event.sequence))
+        self.state.see(event)
         if isinstance(event, WorkflowStarted):
             self.started = event
-            self.max_value = event.max_value or MAX_VALUE
             if event.carried:
-                inherit(self, event.carried)
-            return
-        message_id = event.message_id
-        if message_id:
-            self.seen_ids[message_id] = None
-
-    def unsee(self, events: Sequence[Event]) -> None:
-        """What no commit holds after all: when a message of these comes again, it is not known."""
-        for event in events:
-            if isinstance(event, WorkflowStarted | MessageEvent):
-                self.seen.discard((event.stream, event.sequence))
-            if isinstance(event, MessageEvent):
-                self.seen_ids.pop(event.message_id, None)
-
-    def _terminate(self, event: TerminateRequested) -> None:
-        self.handlers.reject_all()
-        self.emit(WorkflowTerminated(event.reason))
-        self.ending = self.ending or WorkflowTerminated(event.reason)
+                inherit(self.state, event.carried)
 
     # --- one generation after the other
 
@@ -554,8 +397,8 @@ class Execution:
         """The execution of the next generation, which has not begun."""
         return Execution(
             self.workflow,
-            self.key,
-            generation=self.generation + 1,
+            self.state.key,
+            generation=self.state.generation + 1,
             worker_id=self._worker_id,
             inputs=self._inputs,
             loop=self._make_loop,
@@ -567,56 +410,22 @@ class Execution:
         code = self.workflow.code
         return self.started._replace(input=ending.input, code=code, begin_at=0, carried=ending.carried)
 
-    # --- for the root of the workflow
-
-    def view(self) -> WorkflowContext:
-        """The context of workflow code. Not kept: it refers to us, and would make a cycle."""
-        return WorkflowContext(self, self._worker_id)
-
-    def compensate(self, undo: Undo) -> Coroutine[Any, Any, Any]:
-        """Run a compensation as the activity that it is."""
-        return self._activity(undo.id, undo.compensation, undo.input, undo.undoes)
-
-    def end(self, ending: Ending) -> None:
-        """The root has come to its end: nothing is waited for any more."""
-        self.handlers.reject_all()
-        for wait in list(self.waiting.open.values()):
-            self.waiting.end(wait)
-        for timer in list(self.timers.values()):
-            timer.cancel()
-        self._drain_timers()
-        self.emit(ending)
-        self.ending = ending
-
     def _task_failed(self, context: Mapping[str, object]) -> None:
-        if not self.replaying:
+        if not self.state.replaying:
             error = context.get("exception")
             # Spelled here: a log that formats it asks the error itself, which may raise anything.
             where = Failure.of(error).traceback if isinstance(error, BaseException) else ""
-            _log.error("%r: %s\n%s", self.key, value_text(context.get("message")), where)
+            _log.error("%r: %s\n%s", self.state.key, value_text(context.get("message")), where)
 
     def _broke_a_rule(self, _violation: WorkflowRuleError) -> None:
         if self.on_violation is not None:
             # Workflow code may be the caller, and the engine is not to go on in its context.
             contextvars.Context().run(self.on_violation)
 
-    @property
-    def waits(self) -> bool:
-        """Whether anything is pending that could ever wake the workflow."""
-        return bool(self.activities or self.timers or self.waiting.open)
-
     def evict(self) -> None:
         """Close the workflow code for good, in silence; every later call in it raises, its commands go nowhere."""
-        self.ending = self.ending or WorkflowTerminated("evicted")
-        # For good: what runs from here on runs for nobody, also what a later collection frees.
-        self.replaying = True
         self.on_violation = None
-        self.announce = None
+        self.state.silence()
         # In a context of workflow code: an async generator that is closed has none of its own.
-        self._context().run(self.loop.close_all)
-        # Freed at once, by reference counts: collections of cycles are rare in a worker, and slow.
-        self.root.task = None
-        self.waiting.close()
-        self.conversions.close()
-        self.handlers.close()
-        self.timers.clear()
+        self.state.code_context().run(self.state.loop.close_all)
+        self.state.close()

@@ -13,7 +13,7 @@ from romancy_nats.core.events import (
     MessageReceived,
     TimerFired,
 )
-from romancy_nats.core.execution import Execution
+from romancy_nats.core.state import WorkflowState
 from romancy_nats.runtime.held import HeldDelivery
 
 if TYPE_CHECKING:
@@ -25,14 +25,14 @@ Its age does not count: both may have waited for hours, and come back from their
 LOOKS_PER_WAIT = 4
 
 
-def is_moot(execution: Execution, event: Delivered) -> bool:
+def is_moot(state: WorkflowState, event: Delivered) -> bool:
     """Whether nobody waits for it any more: a late result, a timer that was stopped, a wait that is over."""
     if isinstance(event, ActivityCompleted | ActivityFailed | ActivityAttemptFailed):
-        return event.id not in execution.activities
+        return event.id not in state.activities
     if isinstance(event, TimerFired):
-        return event.id not in execution.timers
+        return event.id not in state.timers
     if isinstance(event, EventReceived):
-        return event.wait not in execution.waiting.open
+        return event.wait not in state.waiting.open
     return False
 
 
@@ -42,7 +42,7 @@ def is_early(instance: Instance, event: Delivered, held: HeldDelivery) -> bool:
         return False
     if held.looks >= LONGEST_GAP * LOOKS_PER_WAIT:
         return False
-    return instance.execution.waiting.out_of_order(event.sender, event.order)
+    return instance.execution.state.waiting.out_of_order(event.sender, event.order)
 
 
 def is_over(

@@ -5,24 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from romancy_nats.core.execution import Execution
+from romancy_nats.core.state import WorkflowState
 from romancy_nats.core.times import NEVER
 from romancy_nats.ports import Clock
 
 _MICROSECONDS = 1_000_000
 
 
-def next_due(execution: Execution) -> int:
-    """When the earliest timer or retry is due, 0 for none. From the execution: alarms may be over, or never set."""
-    dues = [timer.due for timer in execution.timers.values()]
-    dues += [pending.retry_at for pending in execution.activities.values() if pending.retry_at]
+def next_due(state: WorkflowState) -> int:
+    """When the earliest timer or retry is due, 0 for none. From the state: alarms may be over, or never set."""
+    dues = [timer.due for timer in state.timers.values()]
+    dues += [pending.retry_at for pending in state.activities.values() if pending.retry_at]
     earliest = min(dues, default=0)
     return earliest if earliest < NEVER else 0
 
 
-def idle(execution: Execution) -> bool:
+def idle(state: WorkflowState) -> bool:
     """Whether every pending activity waits for a later attempt: one that was held back (L10) does not."""
-    return all(pending.retry_at for pending in execution.activities.values())
+    return all(pending.retry_at for pending in state.activities.values())
 
 
 class Alarms:

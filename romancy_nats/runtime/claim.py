@@ -69,12 +69,12 @@ def _collect_waits(
             if unsettled:
                 instance.skipped.append(event)
             else:
-                instance.execution.waiting.skipped.pop((event.stream, event.sequence), None)
+                instance.execution.state.waiting.skipped.pop((event.stream, event.sequence), None)
 
 
 async def load(owner: Owner, execution: Execution, record: InstanceRecord, revision: int) -> Instance:
     """The instance as its history says. A history that does not fit the code gives an instance that is stalled."""
-    key = execution.key
+    key = execution.state.key
     instance = Instance(owner, key, execution, record, revision)
     commits = await read_commits(owner.world, key, record.generation)
     instance.commits = len(commits)
@@ -89,7 +89,7 @@ async def load(owner: Owner, execution: Execution, record: InstanceRecord, revis
         _recognise(instance, commits)
     else:
         await _replay(instance, commits)
-    if isinstance(execution.ending, WorkflowRecurred):
+    if isinstance(execution.state.ending, WorkflowRecurred):
         return await _recurred(instance)
     return instance
 

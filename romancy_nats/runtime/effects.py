@@ -64,7 +64,7 @@ class Effects(Part):
             elif isinstance(event, TimerCancelled):
                 self.alarms.cancel(event.id)
             elif isinstance(event, ActivityAttemptFailed):
-                if event.retry_at and event.id in self._instance.execution.activities:
+                if event.retry_at and event.id in self._instance.execution.state.activities:
                     self._retry_later(event.id, event.retry_at)
             else:
                 self._tell_others(event)
@@ -82,7 +82,7 @@ class Effects(Part):
     def begin(self, id: str) -> None:
         """Begin the attempts of a scheduled activity, or wait for the time of its next one."""
         instance = self._instance
-        pending = instance.execution.activities.get(id)
+        pending = instance.execution.state.activities.get(id)
         if pending is None or instance.stopping or not instance.owner.lease.valid():
             return
         if pending.retry_at > instance.owner.world.clock.now() * _MICROSECONDS:
@@ -123,12 +123,12 @@ class Effects(Part):
 
     def arm(self, id: str) -> None:
         """Start a local timer."""
-        timer = self._instance.execution.timers.get(id)
+        timer = self._instance.execution.state.timers.get(id)
         if timer is not None and not self._instance.stopping:
             self.alarms.set(id, timer.due, lambda id: self._instance.bounded(self._fired, id))
 
     def _fired(self, id: str) -> None:
-        timer = self._instance.execution.timers.get(id)
+        timer = self._instance.execution.state.timers.get(id)
         if timer is not None:
             # Its time has come, even if somebody sets the clock back before the commit is made (L8).
             self._instance.last_time = max(self._instance.last_time, timer.due)
@@ -142,11 +142,11 @@ class Effects(Part):
         """Let everything fire that is due by the server's clock, which woke the instance (L8)."""
         instance = self._instance
         instance.last_time = max(instance.last_time, now)
-        for id, timer in list(instance.execution.timers.items()):
+        for id, timer in list(instance.execution.state.timers.items()):
             if timer.due <= now:
                 self.alarms.cancel(id)
                 instance.expect(TimerFired(id))
-        for pending in instance.execution.activities.values():
+        for pending in instance.execution.state.activities.values():
             pending.retry_at = 0 if pending.retry_at <= now else pending.retry_at
 
     def stop(self) -> None:

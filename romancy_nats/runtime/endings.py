@@ -19,7 +19,7 @@ _log = logging.getLogger("romancy.worker")
 
 def log_end(instance: Instance) -> None:
     """Say how the instance ended: a failure with its traceback, a cancel with its reason. Nothing while it goes on."""
-    record, ending = instance.record, instance.execution.ending
+    record, ending = instance.record, instance.execution.state.ending
     if not record.status.ended:
         return
     if isinstance(ending, WorkflowFailed):

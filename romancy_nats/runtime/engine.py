@@ -311,11 +311,11 @@ class Engine:
         if not (quiet and instance.shown) and not instance.rested.done():
             # Its commit is unanswered: nothing else of it may be written (L3); whoever takes over reads what landed.
             self.host.discard(instance)
-        elif not instance.dropped and instance.execution.ending is None and instance.stalled is None:
+        elif not instance.dropped and instance.execution.state.ending is None and instance.stalled is None:
             # One that only waits rests as it would anyway; one at work is for others to take up at once.
             try:
                 async with asyncio.timeout(_SETTLING_SECONDS):
-                    at_rest = instance.waits and not instance.woken and idle(instance.execution)
+                    at_rest = instance.waits and not instance.woken and idle(instance.execution.state)
                     await self.host.rest(instance, let_go=not at_rest)
             except BaseException as error:
                 # The boundary: the others, and the lease, are let go all the same.

@@ -35,5 +35,5 @@ class Forwards:
         if instance is None:
             return msgpack.packb(0)
         commits = await asyncio.shield(instance.rested)
-        known = (stream, sequence) in instance.execution.seen
+        known = (stream, sequence) in instance.execution.state.seen
         return msgpack.packb(commits if known else 0)

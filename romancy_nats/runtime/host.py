@@ -163,7 +163,7 @@ class Host:
             # It looked once more: something came while its effects were acknowledged (L6).
             instance.stay()
             return
-        ending = instance.execution.ending
+        ending = instance.execution.state.ending
         if isinstance(ending, WorkflowRecurred) and instance.stalled is None and not self.draining:
             self._begin_next(instance, ending)
             return
@@ -217,7 +217,7 @@ class Host:
 
     def update_answered(self, instance: Instance, answered: UpdateAnswered) -> None:
         """Send the answer of an update to the client that waits for it; it is recorded."""
-        inbox = instance.execution.handlers.inboxes.pop(answered.id, "")
+        inbox = instance.execution.state.handlers.inboxes.pop(answered.id, "")
         if inbox:
             self.world.wire.notify(inbox, update_notice(answered))
 

@@ -103,7 +103,7 @@ class Instance:
         self._patience: asyncio.TimerHandle | None = None
         self._emitted: list[bytes] = []
         self._confirmed: list[asyncio.Future[None]] = []
-        execution.announce = self._emitted.append
+        execution.state.announce = self._emitted.append
         loop = asyncio.get_running_loop()
         execution.on_violation = lambda: loop.call_soon_threadsafe(self._rule_broken)
 
@@ -128,7 +128,7 @@ class Instance:
         """End an instance whose code cannot be run."""
         self._carried.append(held)
         self._batch = events
-        self.execution.ending = cast("Ending", events[-1])
+        self.execution.state.ending = cast("Ending", events[-1])
         self.last_time = max(microseconds(self.owner.world), self.last_time)
         self.bounded(self._commit, self._batch, self.last_time, open=False)
 
@@ -172,11 +172,11 @@ class Instance:
         activities = {command.id for command in owed if isinstance(command, ActivityScheduled)}
         timers = {command.id for command in owed if isinstance(command, TimerStarted)}
         waits = {command.id for command in owed if isinstance(command, WaitStarted)}
-        self.effects.begin_all([id for id in self.execution.activities if id not in activities])
-        for id in self.execution.timers:
+        self.effects.begin_all([id for id in self.execution.state.activities if id not in activities])
+        for id in self.execution.state.timers:
             if id not in timers:
                 self.effects.arm(id)
-        for wait in self.execution.waiting.open.values():
+        for wait in self.execution.state.waiting.open.values():
             if wait.started.id not in waits:
                 self.effects.registrations.begin(wait.started)
         for started in self.over:
@@ -197,13 +197,13 @@ class Instance:
         # What ended in the doubtful while waits in the inbox: its activity is not to be run again, or only later.
         not_now |= {e.id for e, _ in self._inbox if is_over(e)}
         not_now.update(self.effects.attempts)
-        self.effects.begin_all([id for id in self.execution.activities if id not in not_now])
+        self.effects.begin_all([id for id in self.execution.state.activities if id not in not_now])
         # Also with nothing in hand: a turn that was put off may be the one that sees that the instance has ended.
         self._turn()
 
     def _rule_broken(self) -> None:
         """Workflow code broke a rule between steps, for example from a thread that it started: it stalls."""
-        violation = self.execution.loop.stalled
+        violation = self.execution.state.loop.stalled
         if violation is not None and self.stalled is None and not self.dropped:
             self.stalled = WorkflowRuleError(str(violation))
             self.bounded(self._settled)
@@ -246,7 +246,7 @@ class Instance:
     def _stall(self) -> None:
         """Record what has arrived, as far as it can be recorded, then rest. Nothing of it begins."""
         batch, self._batch = self._batch, self._recordable()
-        self.execution.unsee(batch[len(self._batch) :])
+        self.execution.state.unsee(batch[len(self._batch) :])
         recorded = {
             (event.stream, event.sequence)
             for event in self._batch
@@ -318,9 +318,9 @@ class Instance:
 
     def _admits(self, event: Delivered, held: HeldDelivery | None) -> bool:
         """Whether the workflow is to see it now."""
-        if self.execution.ending is not None:
+        if self.execution.state.ending is not None:
             return False
-        if is_moot(self.execution, event):
+        if is_moot(self.execution.state, event):
             # Moot: whoever waited has its answer, or waits no longer. Nothing is lost by acknowledging it.
             if held is not None:
                 held.moot = True
@@ -336,9 +336,9 @@ class Instance:
     def _is_known(self, held: HeldDelivery) -> bool:
         """Whether the message is in the history already: pulled and forwarded, or delivered twice (L5)."""
         source = held.delivery.source
-        if (source.stream, source.sequence) in self.execution.seen:
+        if (source.stream, source.sequence) in self.execution.state.seen:
             return True
-        return held.delivery.headers.get(MESSAGE_ID, "") in self.execution.seen_ids
+        return held.delivery.headers.get(MESSAGE_ID, "") in self.execution.state.seen_ids
 
     def _commit(self, batch: list[Event], now: int, open: bool) -> None:
         self._busy = True
@@ -432,7 +432,11 @@ class Instance:
         """Nothing is left to do in this turn: rest if nothing can come, or linger if nothing will come soon."""
         if self._busy or self.dropped:
             return
-        if self.stalled is not None or self.execution.ending is not None or not self.execution.waits:
+        if (
+            self.stalled is not None
+            or self.execution.state.ending is not None
+            or not self.execution.state.waits
+        ):
             self._busy = True
             self.owner.bring_to_rest(self)
         elif self._early:
@@ -460,10 +464,12 @@ class Instance:
         """Whether only timers not due soon, events and messages are waited for (L6, L8); no start ahead is held."""
         if self.effects.attempts or self._inbox or self._early or self._busy or self.stopping:
             return False
-        if not idle(self.execution):
+        if not idle(self.execution.state):
             return False
-        due = next_due(self.execution)
-        soon = self.owner.world.clock.now() + (0.0 if self.execution.delayed else self.owner.tuning.rest_from)
+        due = next_due(self.execution.state)
+        soon = self.owner.world.clock.now() + (
+            0.0 if self.execution.root.delayed else self.owner.tuning.rest_from
+        )
         return due == 0 or due > soon * _MICROSECONDS
 
     def _lingered(self) -> None:
@@ -483,7 +489,7 @@ class Instance:
     @property
     def waits(self) -> bool:
         """Whether it is neither ended nor stalled, and something may still come."""
-        return self.stalled is None and self.execution.ending is None and self.execution.waits
+        return self.stalled is None and self.execution.state.ending is None and self.execution.state.waits
 
     @property
     def woken(self) -> bool:
@@ -540,7 +546,7 @@ class Instance:
         )
         self._sent = Sent(self.commits, b"", "", self.revision)
         # Whoever forwarded one of them, or brings it again, is not to ack it (L5).
-        self.execution.unsee(self._batch)
+        self.execution.state.unsee(self._batch)
         self._batch, self._portions = [], []
         self._carried.clear()
         self._tell_confirmed()

@@ -130,11 +130,11 @@ class Intake:
         self._answer(request.reply_to, {"workflow": request.key.workflow, "id": request.key.id})
         instance = self._host.instances.get(request.key)
         if instance is not None:
-            if request.options.on_conflict == "restart_ended" and instance.execution.ending is not None:
+            if request.options.on_conflict == "restart_ended" and instance.execution.state.ending is not None:
                 # It has ended, and its record is about to say so: then this start begins the next generation.
                 delivery.nak(0.1)
                 return
-            known = (delivery.source.stream, delivery.source.sequence) in instance.execution.seen
+            known = (delivery.source.stream, delivery.source.sequence) in instance.execution.state.seen
             first = 1 if known or instance.commits else 0
             instance.held.add(delivery, first)
             if request.notify:

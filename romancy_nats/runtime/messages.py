@@ -168,7 +168,10 @@ class Messages:
         message_id = delivery.headers.get(MESSAGE_ID, "")
         execution = instance.execution
         source = delivery.source
-        known = (source.stream, source.sequence) in execution.seen or message_id in execution.seen_ids
+        known = (
+            source.stream,
+            source.sequence,
+        ) in execution.state.seen or message_id in execution.state.seen_ids
         if kind == "resume" or known:
             instance.held.add(delivery, 1)
             return

@@ -10,7 +10,7 @@ from romancy_nats.runtime.instance import Instance
 def outcome(instance: Instance) -> bytes:
     """The notice for an instance at rest; without the payload when that is large."""
     payload: bytes | None = None
-    match instance.execution.ending:
+    match instance.execution.state.ending:
         case WorkflowCompleted(result):
             payload = result
         case WorkflowFailed(failure):

@@ -52,9 +52,9 @@ def resting_record(instance: Instance, *, let_go: bool = False) -> InstanceRecor
         takeovers=0,
         next_due=0,
         code="",
-        skipped=instance.execution.waiting.skips,
+        skipped=instance.execution.state.waiting.skips,
     )
-    ending = instance.execution.ending
+    ending = instance.execution.state.ending
     if instance.stalled is not None and not let_go:
         return _stalled(rested, instance)
     if let_go or isinstance(ending, WorkflowRecurred):
@@ -72,7 +72,7 @@ def resting_record(instance: Instance, *, let_go: bool = False) -> InstanceRecor
             return replace(rested, status=InstanceStatus.CANCELLED, ended=now, error=reason)
         case WorkflowTerminated(reason):
             return replace(rested, status=InstanceStatus.TERMINATED, ended=now, error=reason)
-        case None if instance.execution.waits:
+        case None if instance.execution.state.waits:
             return _waiting(rested, instance)
         case None:
             return _stalled(rested, instance)
@@ -93,15 +93,17 @@ def _stalled(rested: InstanceRecord, instance: Instance) -> InstanceRecord:
 
 def _waiting(rested: InstanceRecord, instance: Instance) -> InstanceRecord:
     """At rest until something comes: the status is that of the wait issued first, a bare timer if there is no other."""
-    waits = [wait.started for wait in instance.execution.waiting.open.values()]
+    waits = [wait.started for wait in instance.execution.state.waiting.open.values()]
     names = [f"{wait.kind}:{wait.name}" + (f"/{wait.key}" if wait.keyed else "") for wait in waits]
-    names += list(instance.execution.timers) + [f"retry:{id}" for id in instance.execution.activities]
+    names += list(instance.execution.state.timers) + [
+        f"retry:{id}" for id in instance.execution.state.activities
+    ]
     status = InstanceStatus.WAITING_FOR_TIMER
     if waits:
         status = (
             InstanceStatus.WAITING_FOR_EVENT if waits[0].kind == EVENT else InstanceStatus.WAITING_FOR_MESSAGE
         )
-    if instance.execution.delayed:
+    if instance.execution.root.delayed:
         status, names = InstanceStatus.QUEUED, ["start"]
     if rested.status is InstanceStatus.COMPENSATING:
         status = InstanceStatus.COMPENSATING
@@ -109,7 +111,7 @@ def _waiting(rested: InstanceRecord, instance: Instance) -> InstanceRecord:
         rested,
         status=status,
         waiting_for=[shortened(name, _LONGEST_NAME) for name in names[:_MOST_NAMES]],
-        next_due=next_due(instance.execution),
+        next_due=next_due(instance.execution.state),
     )
 
 
@@ -131,11 +133,11 @@ def stall_reason(error: BaseException | None) -> tuple[str, str]:
 
 async def settle_effects(instance: Instance) -> None:
     """What has to be on the server before the rest (L5): registrations, and the wake-up for the earliest timer."""
-    if instance.execution.ending is not None:
+    if instance.execution.state.ending is not None:
         instance.effects.registrations.end_all()
     await instance.effects.registrations.done()
     await instance.effects.skipped.done()
-    due = next_due(instance.execution) if instance.waits else 0
+    due = next_due(instance.execution.state) if instance.waits else 0
     pause = _PAUSE
     while (due or instance.record.next_due) and not instance.dropped:
         reply = await _promise(instance, due)

@@ -22,7 +22,7 @@ def is_owed(instance: Instance) -> bool:
 
 def _begins_to_compensate(instance: Instance) -> bool:
     execution = instance.execution
-    if instance.stalled is not None or not execution.compensating or execution.ending is not None:
+    if instance.stalled is not None or not execution.root.compensating or execution.state.ending is not None:
         return False
     return instance.record.status is not InstanceStatus.COMPENSATING
 

@@ -36,7 +36,7 @@ class SkippedAnswers(Part):
         instance = self._instance
         while self._todo and not instance.dropped:
             skipped = self._todo.popleft()
-            answer = instance.execution.waiting.skipped.get((skipped.stream, skipped.sequence))
+            answer = instance.execution.state.waiting.skipped.get((skipped.stream, skipped.sequence))
             if answer is None:
                 continue
             what = (
@@ -49,4 +49,4 @@ class SkippedAnswers(Part):
             await write_letter(
                 instance.owner.world, copy_of(instance.key, instance.record.generation, answer, reason)
             )
-            instance.execution.waiting.skipped.pop((skipped.stream, skipped.sequence), None)
+            instance.execution.state.waiting.skipped.pop((skipped.stream, skipped.sequence), None)

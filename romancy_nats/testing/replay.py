@@ -63,8 +63,12 @@ def replay(
     try:
         for n, commit in enumerate(known.commits, 1):
             execution.replay(commit, islice(known.commits, n, None))
-        status = InstanceStatus.RUNNING if execution.ending is None else _STATUS[type(execution.ending)]
-        pending = (*execution.activities, *execution.timers)
+        status = (
+            InstanceStatus.RUNNING
+            if execution.state.ending is None
+            else _STATUS[type(execution.state.ending)]
+        )
+        pending = (*execution.state.activities, *execution.state.timers)
     finally:
         execution.evict()
     counted = len(known.commits), event_count(known.commits)

@@ -60,6 +60,8 @@ def _is_unlucky(found: object) -> bool:
     """Whether a part of the worker belongs to the instance in question."""
     if isinstance(found, Effects | Registrations):
         found = found._instance
+    if isinstance(found, Execution):
+        found = found.state
     return getattr(getattr(found, "key", None), "id", "") == UNLUCKY
 
 

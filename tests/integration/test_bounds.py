@@ -105,7 +105,7 @@ async def returns(ctx: WorkflowContext, what: str) -> str:
     if what == "recur":
         ctx.recur("x" * HUGE)
     if what == "carry":
-        while sum(len(m) for q in ctx._execution.waiting.unread.values() for m in map(str, q)) < 1_200_000:
+        while sum(len(m) for q in ctx._state.waiting.unread.values() for m in map(str, q)) < 1_200_000:
             await ctx.sleep(0.05)
         ctx.recur("end")
     return "x" * HUGE

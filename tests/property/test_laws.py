@@ -184,20 +184,20 @@ def _state(execution: Execution) -> object:
     """All that a fold comes to."""
     activities = [
         (p.id, p.activity.name, p.input, p.compensates, p.attempts, p.heartbeat)
-        for p in execution.activities.values()
+        for p in execution.state.activities.values()
     ]
-    timers = [(id, timer.when()) for id, timer in execution.timers.items()]
-    undos = [(undo.id, undo.input) for undo in execution.saga.newest_first()]
-    seen = sorted(execution.seen), sorted(execution.seen_ids)
+    timers = [(id, timer.when()) for id, timer in execution.state.timers.items()]
+    undos = [(undo.id, undo.input) for undo in execution.state.saga.newest_first()]
+    seen = sorted(execution.state.seen), sorted(execution.state.seen_ids)
     return (
         activities,
         timers,
         undos,
         seen,
-        execution.ending,
-        execution.compensating,
+        execution.state.ending,
+        execution.root.compensating,
         execution.owed,
-        execution.waits,
+        execution.state.waits,
     )
 
 

@@ -26,7 +26,7 @@ def acked_between_generations(patch: Patch) -> None:
     real = Host._at_rest
 
     def at_rest(self: Host, instance: Instance, *, let_go: bool) -> None:
-        if isinstance(instance.execution.ending, WorkflowRecurred):
+        if isinstance(instance.execution.state.ending, WorkflowRecurred):
             for held in instance.held:
                 held.delivery.ack()
             instance.held = HeldMessages()

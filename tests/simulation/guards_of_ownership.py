@@ -163,7 +163,7 @@ def load_before_claim(patch: Patch) -> None:
         return await take_over(owner, key, held)
 
     async def load(owner: Any, execution: Any, record: Any, revision: int) -> Any:
-        loading.set(before[owner, execution.key])
+        loading.set(before[owner, execution.state.key])
         return await real_load(owner, execution, record, revision)
 
     async def known(world: Any, key: Any, *where: Any) -> Any:

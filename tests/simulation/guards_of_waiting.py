@@ -75,8 +75,8 @@ def timeout_and_event(patch: Patch) -> None:
     """An event that comes after its wait gave up is recorded all the same."""
     moot = instance_module.is_moot
 
-    def never(execution: Any, event: Any) -> bool:
-        return not isinstance(event, EventReceived) and moot(execution, event)
+    def never(state: Any, event: Any) -> bool:
+        return not isinstance(event, EventReceived) and moot(state, event)
 
     patch.setattr(instance_module, "is_moot", never)
 
@@ -119,7 +119,7 @@ def nothing_promised(patch: Patch) -> None:
         return 1
 
     patch.setattr(rest_module, "_promise", promise)
-    patch.setattr(rest_module, "next_due", lambda execution: 0)
+    patch.setattr(rest_module, "next_due", lambda state: 0)
 
 
 def retry_begun_at_once(patch: Patch) -> None:
@@ -189,7 +189,7 @@ def drained_with_something_in_hand(patch: Patch) -> None:
     rest = Host.rest
 
     async def always(self: Any, instance: Any, *, let_go: bool = False) -> None:
-        await rest(self, instance, let_go=let_go and not idle(instance.execution))
+        await rest(self, instance, let_go=let_go and not idle(instance.execution.state))
 
     patch.setattr(Host, "rest", always)
 

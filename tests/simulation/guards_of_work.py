@@ -120,13 +120,13 @@ def time_runs_backwards(patch: Patch) -> None:
 def timer_early(patch: Patch) -> None:
     def arm(self: Any, id: str) -> None:
         instance = self._instance
-        timer = instance.execution.timers.get(id)
+        timer = instance.execution.state.timers.get(id)
         if timer is not None and not instance.stopping:
             wait = (timer.when() - instance.owner.world.clock.now()) / 2
             asyncio.get_running_loop().call_later(max(0.0, wait), fired, instance, id)
 
     def fired(instance: Any, id: str) -> None:
-        if id in instance.execution.timers:
+        if id in instance.execution.state.timers:
             instance.give(TimerFired(id))
 
     patch.setattr(Effects, "arm", arm)
@@ -195,8 +195,8 @@ def completion_recorded_twice(patch: Patch) -> None:
 def late_completion_counts(patch: Patch) -> None:
     moot = instance_module.is_moot
 
-    def never(execution: Any, event: Any) -> bool:
-        return not isinstance(event, ActivityCompleted | ActivityFailed) and moot(execution, event)
+    def never(state: Any, event: Any) -> bool:
+        return not isinstance(event, ActivityCompleted | ActivityFailed) and moot(state, event)
 
     patch.setattr(instance_module, "is_moot", never)
 
@@ -228,9 +228,9 @@ def failed_is_compensated(patch: Patch) -> None:
     receive = Execution._receive
 
     def too(self: Any, event: Any) -> None:
-        pending = self.activities.get(event.id) if isinstance(event, ActivityFailed) else None
+        pending = self.state.activities.get(event.id) if isinstance(event, ActivityFailed) else None
         if pending is not None and not pending.compensates and pending.activity.compensation is not None:
-            self.saga.completed(event.id, pending.activity, pending.input, b"\xa0")
+            self.state.saga.completed(event.id, pending.activity, pending.input, b"\xa0")
         receive(self, event)
 
     patch.setattr(Execution, "_receive", too)
@@ -240,7 +240,7 @@ def compensations_not_awaited(patch: Patch) -> None:
     """The end is recorded while compensations still run."""
 
     async def undo(self: Any, one: Any) -> None:
-        self._execution.loop.create_task(real(self, one))
+        self._state.loop.create_task(real(self, one))
         await asyncio.sleep(0)
 
     real = Root._undo
@@ -288,7 +288,7 @@ def ended_is_begun_again(patch: Patch) -> None:
     def poke(self: Any) -> None:
         if self.dropped or self._busy:
             return
-        for id in self.execution.activities:
+        for id in self.execution.state.activities:
             if id not in self.effects.attempts:
                 self.effects.begin(id)
         if self._inbox:

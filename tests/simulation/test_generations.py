@@ -10,7 +10,7 @@ import pytest
 
 from romancy_nats.core import inheritance
 from romancy_nats.core.events import WorkflowRecurred, WorkflowStarted
-from romancy_nats.core.execution import Execution
+from romancy_nats.core.state import WorkflowState
 from romancy_nats.runtime import generations
 from romancy_nats.runtime.instance import Instance
 from romancy_nats.runtime.owner import Owner
@@ -43,10 +43,10 @@ def _forgets(*names: str) -> Callable[[pytest.MonkeyPatch], None]:
     def change(patch: pytest.MonkeyPatch) -> None:
         real = inheritance.inherit
 
-        def inherit(execution: Execution, carried: bytes) -> None:
+        def inherit(state: WorkflowState, carried: bytes) -> None:
             left = msgpack.unpackb(carried)
             left |= {name: type(left[name])() for name in names}
-            real(execution, msgpack.packb(left))
+            real(state, msgpack.packb(left))
 
         patch.setattr("romancy_nats.core.execution.inherit", inherit)
 

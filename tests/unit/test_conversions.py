@@ -139,7 +139,7 @@ def replayed(run: Run, code: Workflow[..., Any] | None = None) -> Execution:
 
 
 def inputs(execution: Execution) -> list[bytes]:
-    return [pending.input for pending in execution.activities.values()]
+    return [pending.input for pending in execution.state.activities.values()]
 
 
 @pytest.mark.parametrize("name", CASES)

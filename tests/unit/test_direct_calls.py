@@ -261,7 +261,7 @@ def test_a_step_is_no_workflow_code() -> None:
 
     workflow_type: Workflow[..., Any] = stepping
     run = Run(workflow_type)
-    [pending] = run.execution.activities.values()
+    [pending] = run.execution.state.activities.values()
     assert pending.activity.fn() == "x"
     assert [decode_plain(c.value) for c in run.commands if isinstance(c, Emitted)] == ["before"]
     run.execution.evict()

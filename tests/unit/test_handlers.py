@@ -108,7 +108,7 @@ def failure(answered: object) -> Failure:
 
 def test_a_query_looks_and_leaves_no_trace() -> None:
     run = Run(shop)
-    loop = run.execution.loop
+    loop = run.execution.state.loop
     before = loop.time()
     for _ in range(3):
         assert asked(run.execution, "total") == 0
@@ -149,7 +149,7 @@ def test_queries_that_nobody_answers() -> None:
 def test_an_update_is_answered_in_the_commit_that_carries_it_out() -> None:
     run = Run(shop)
     assert update(run, "u1", "add", 3) == [UpdateAnswered("u1", encode_plain(3))]
-    assert run.execution.handlers.inboxes == {"u1": "inbox"}
+    assert run.execution.state.handlers.inboxes == {"u1": "inbox"}
     assert asked(run.execution, "total") == 3
     assert done(run) == 3
 
@@ -235,7 +235,7 @@ def test_a_replay_tells_nobody_what_was_told() -> None:
     again = Execution(shop, run.key)
     for commit in run.commits:
         again.replay(Commit.decode(commit.encode()))
-    assert again.handlers.inboxes == {"u2": "inbox"}
+    assert again.state.handlers.inboxes == {"u2": "inbox"}
     assert asked(again, "total") == 1
     again.evict()
     run.execution.evict()
@@ -246,6 +246,6 @@ def test_an_ended_execution_answers_queries() -> None:
     update(run, "u1", "add", 4)
     run.give(MessageReceived("done", b""))
     run.give(MessageReceived("end", b""))
-    assert run.execution.ending is not None
+    assert run.execution.state.ending is not None
     assert asked(run.execution, "total") == 4
     run.execution.evict()

@@ -93,8 +93,8 @@ def test_what_does_not_fit_is_skipped_and_the_wait_goes_on(misfit: Any) -> None:
         assert isinstance(skipped, Skipped)
         assert skipped[:3] == ("event:1", "M", sequence)
         assert "the data of event 'paid' does not fit Paid: " in skipped.reason
-    assert run.execution.waiting.skips == 2
-    assert run.execution.waiting.skipped["M", 1].sequence == 1
+    assert run.execution.state.waiting.skips == 2
+    assert run.execution.state.waiting.skipped["M", 1].sequence == 1
     run.give(an_event({"amount": "7"}, 3))
     assert run.ended() == 7
 
@@ -103,8 +103,8 @@ def test_the_limit_goes_on_counting() -> None:
     run = Run(waits)
     run.give(an_event({}, 1))
     run.give(TimerFired("timer:1"))
-    assert isinstance(run.execution.ending, WorkflowFailed)
-    assert Failure.decode(run.execution.ending.failure).error_type == EventTimeoutError.__name__
+    assert isinstance(run.execution.state.ending, WorkflowFailed)
+    assert Failure.decode(run.execution.state.ending.failure).error_type == EventTimeoutError.__name__
     run.execution.evict()
 
 

@@ -110,7 +110,7 @@ def test_the_workflow_fails_with_the_error_that_says_what_to_do() -> None:
         return await anyio.to_thread.run_sync(body)
 
     run = Run(calling)
-    ending = run.execution.ending
+    ending = run.execution.state.ending
     assert isinstance(ending, WorkflowFailed)
     assert "do this in an activity" in Failure.decode(ending.failure).message
     run.execution.evict()

@@ -321,7 +321,7 @@ def test_results_and_emitted_values_may_differ() -> None:
     run = Run(telling)
     given["value"] = 2
     again = replayed(run)
-    assert again.ending == run.execution.ending, "what was recorded counts"
+    assert again.state.ending == run.execution.state.ending, "what was recorded counts"
     run.execution.evict()
 
 
@@ -333,7 +333,7 @@ def test_errors_may_differ() -> None:
     given["value"] = "one"
     run = Run(failing)
     given["value"] = "other"
-    assert replayed(run).ending == run.execution.ending
+    assert replayed(run).state.ending == run.execution.state.ending
     run.execution.evict()
 
 
@@ -393,7 +393,7 @@ def test_with_warn_it_goes_on_with_what_was_recorded_and_says_so_once(
     [line] = [record.getMessage() for record in caplog.records]
     assert "old" in line
     assert "new" in line
-    [pending] = again.activities.values()
+    [pending] = again.state.activities.values()
     recorded = next(e for e in run.commits[1].events if isinstance(e, ActivityScheduled))
     assert pending.input == recorded.input
     # The rule goes with the instance into its next generation.
@@ -558,7 +558,7 @@ def test_recorded_due_times_count_whatever_newer_code_asks_for(
     given["seconds"] = newer
     again = Execution(code, run.key)
     again.replay(run.commits[0])
-    assert next_due(again) == started.due
+    assert next_due(again.state) == started.due
     commands = again.deliver(TimerFired(started.id), started.due)
     assert not [command for command in commands if isinstance(command, TimerStarted)], "it waits no longer"
     assert isinstance(commands[-1], WorkflowCompleted)
@@ -570,7 +570,7 @@ def test_recorded_due_times_count_whatever_newer_code_asks_for(
     third = Execution(code, run.key)
     third.replay(run.commits[0])
     third.replay(whole)
-    assert third.ending == again.ending
+    assert third.state.ending == again.state.ending
     for execution in (run.execution, again, third):
         execution.evict()
 

@@ -132,7 +132,7 @@ def test_evicted_code_is_silent() -> None:
     announced: list[bytes] = []
     broken: list[object] = []
     run = Run(leaving, "waiting")
-    run.execution.announce = announced.append
+    run.execution.state.announce = announced.append
     run.execution.on_violation = lambda: broken.append(1)
     run.give(_put())
     run.execution.evict()

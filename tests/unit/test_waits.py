@@ -58,10 +58,10 @@ class Run:
         again = Execution(self.code, self.key)
         for commit in self.commits:
             again.replay(Commit.decode(commit.encode()))
-        assert isinstance(self.execution.ending, WorkflowCompleted)
-        assert again.ending == self.execution.ending
-        assert again.waiting.unread == self.execution.waiting.unread
-        assert again.waiting.orders == self.execution.waiting.orders
+        assert isinstance(self.execution.state.ending, WorkflowCompleted)
+        assert again.state.ending == self.execution.state.ending
+        assert again.state.waiting.unread == self.execution.state.waiting.unread
+        assert again.state.waiting.orders == self.execution.state.waiting.orders
         again.evict()
         self.execution.evict()
         return decode_plain(self.execution_result())
@@ -99,7 +99,7 @@ def test_messages_that_come_too_early_are_kept_by_channel() -> None:
     run.message(3)
     commands = run.message(None, "go")
     assert [type(command) for command in commands] == [WaitEnded, WorkflowCompleted]
-    assert [m.data for m in run.execution.waiting.unread["c"]] == [encode_plain(3)]
+    assert [m.data for m in run.execution.state.waiting.unread["c"]] == [encode_plain(3)]
     assert run.ended() == [1, 2]
 
 
@@ -143,14 +143,14 @@ def test_a_message_is_not_lost_with_a_waiter_that_is_cancelled_in_the_same_step(
         return (await (tasks[1] if others else ctx.receive("c"))).data
 
     run = Run(waiting)
-    waits = run.execution.waiting
+    waits = run.execution.state.waiting
 
     def answered_and_cancelled() -> None:
         waits.message(MessageReceived("c", encode_plain("kept")))
         tasks[0].cancel()
 
-    run.execution.loop.step(3.0, answered_and_cancelled)
-    ending = run.execution.ending
+    run.execution.state.loop.step(3.0, answered_and_cancelled)
+    ending = run.execution.state.ending
     assert isinstance(ending, WorkflowCompleted)
     assert decode_plain(ending.result) == "kept"
     assert waits.unread == {}
@@ -159,7 +159,7 @@ def test_a_message_is_not_lost_with_a_waiter_that_is_cancelled_in_the_same_step(
 
 def test_order_of_a_sender() -> None:
     run = Run(two)
-    waits = run.execution.waiting
+    waits = run.execution.state.waiting
     assert not waits.out_of_order("s", 1)
     assert waits.out_of_order("s", 2)
     run.message("a", order=1)
@@ -254,14 +254,14 @@ def test_what_is_emitted() -> None:
 
     heard: list[bytes] = []
     execution = Execution(telling, InstanceKey("telling", "x"))
-    execution.announce = heard.append
+    execution.state.announce = heard.append
     started = WorkflowStarted("telling", telling.parameters.encode(), "")
     commands = execution.deliver(started, 1)
     assert commands == [Emitted(encode_plain("kept")), WaitStarted("message:1", "message", "c")]
     assert [decode_plain(data) for data in heard] == [{"a": 1}]
     execution.evict()
     again = Execution(telling, InstanceKey("telling", "x"))
-    again.announce = heard.append
+    again.state.announce = heard.append
     again.replay(Commit("c", "w", 1, 1, (started, *commands)))
     assert len(heard) == 1
     again.evict()

@@ -172,7 +172,7 @@ def test_the_context_of_the_workflow_gives_no_warning(told: list[str]) -> None:
     loop = partial(WatchedLoop, Notices())
     execution = Execution(good, InstanceKey("good", "x"), loop=loop)
     execution.deliver(WorkflowStarted("good", good.parameters.encode(()), good.code), 1)
-    assert isinstance(execution.following().loop, WatchedLoop)
+    assert isinstance(execution.following().state.loop, WatchedLoop)
     execution.evict()
     assert told == []
 
