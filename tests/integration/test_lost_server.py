@@ -63,7 +63,9 @@ class Stage:
         self.handle = handle
 
     def stop(self) -> None:
+        """Halt the server; returns when the last of its threads has halted, before which it may answer once more."""
         os.kill(self.server.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.server.pid, os.WSTOPPED)
 
     def go_on(self) -> None:
         os.kill(self.server.pid, signal.SIGCONT)
