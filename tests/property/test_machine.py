@@ -193,7 +193,9 @@ class Machine(RuleBasedStateMachine):
 
     def _alive(self) -> list[tuple[MemoryWorld, Engine]]:
         return [
-            (world, engine) for world, engine in self.workers if not world.crashed and not engine.draining
+            (world, engine)
+            for world, engine in self.workers
+            if not world.crashed and not engine.host.draining
         ]
 
     @precondition(lambda self: self._alive())
