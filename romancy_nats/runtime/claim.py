@@ -75,9 +75,8 @@ def _collect_waits(
 async def load(owner: Owner, execution: Execution, record: InstanceRecord, revision: int) -> Instance:
     """The instance as its history says. A history that does not fit the code gives an instance that is stalled."""
     key = execution.state.key
-    instance = Instance(owner, key, execution, record, revision)
     commits = await read_commits(owner.world, key, record.generation)
-    instance.commits = len(commits)
+    instance = Instance(owner, key, execution, record, revision, len(commits))
     if record.generation:
         # Whoever had it before may not have come to that.
         owner.generation_over(key, record.generation - 1)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, NamedTuple, ParamSpec, cast
+from typing import Any, ParamSpec, cast
 
-from romancy_nats.core.commit import Commit, encode_commit, split
+from romancy_nats.core.commit import split
 from romancy_nats.core.events import (
     ActivityAttemptFailed,
     ActivityCompleted,
@@ -35,48 +35,43 @@ from romancy_nats.core.headers import MESSAGE_ID
 from romancy_nats.core.ids import InstanceKey
 from romancy_nats.core.messages.announcement import EMITTED, write_progress
 from romancy_nats.core.record import InstanceRecord
-from romancy_nats.errors import PayloadError, PayloadTooLargeError, WorkflowRuleError
-from romancy_nats.ports import Refusal, Refused, WriteReply
+from romancy_nats.errors import PayloadError, WorkflowRuleError
+from romancy_nats.ports import Refused
 from romancy_nats.runtime import showing
 from romancy_nats.runtime.admission import LOOKS_PER_WAIT, is_early, is_moot, is_over
 from romancy_nats.runtime.alarms import idle, next_due
+from romancy_nats.runtime.commits import CommitWriter, Fence
 from romancy_nats.runtime.effects import Effects
 from romancy_nats.runtime.held import HeldDelivery, HeldMessages
 from romancy_nats.runtime.owner import Owner
-from romancy_nats.storage.records import microseconds, read_commit
+from romancy_nats.storage.records import microseconds
 
 P = ParamSpec("P")
 _log = logging.getLogger("romancy.worker")
 _MICROSECONDS = 1_000_000
-_ENVELOPE_BYTES = 500
-"""What is around the events of a commit."""
-_AFTER_A_REFUSAL = 5.0
 _LARGEST_STEP = 500
 """Events after which a turn takes nothing more up: between two commits the loop does what else there is to do."""
-
-
-class Sent(NamedTuple):
-    """A commit on its way: sent again unchanged, fence included, until it is answered (L3)."""
-
-    n: int
-    data: bytes
-    id: str
-    fence: int
 
 
 class Instance:
     """An instance in the memory of its owner, under the fencing token `revision`."""
 
     def __init__(
-        self, owner: Owner, key: InstanceKey, execution: Execution, record: InstanceRecord, revision: int
+        self,
+        owner: Owner,
+        key: InstanceKey,
+        execution: Execution,
+        record: InstanceRecord,
+        revision: int,
+        commits: int = 0,
     ) -> None:
+        """`commits` is how many the ledger holds of this generation."""
         self.owner = owner
         self.key = key
         self.execution = execution
         self.record = record
         self.revision = revision
         self.incarnation = record.owner
-        self.commits = 0
         self.last_time = 0
         self.held = HeldMessages()
         self.notify: list[str] = []
@@ -92,8 +87,14 @@ class Instance:
         self._busy = False
         self._batch: list[Event] = []
         self._carried: list[HeldDelivery] = []
-        self._portions: list[tuple[list[Event], int, bool]] = []
-        self._sent = Sent(0, b"", "", 0)
+        self._writer = CommitWriter(
+            key,
+            commits,
+            world=owner.world,
+            pace=owner.pace,
+            seconds_between_resends=owner.tuning.seconds_between_resends,
+            listener=self,
+        )
         self.effects = Effects(self)
         self.over: list[WaitStarted] = []
         self.skipped: list[Skipped] = []
@@ -102,7 +103,6 @@ class Instance:
         self._early: list[tuple[Delivered, HeldDelivery]] = []
         self._patience: asyncio.TimerHandle | None = None
         self._emitted: list[bytes] = []
-        self._confirmed: list[asyncio.Future[None]] = []
         execution.state.announce = self._emitted.append
         loop = asyncio.get_running_loop()
         execution.on_violation = lambda: loop.call_soon_threadsafe(self._rule_broken)
@@ -235,7 +235,7 @@ class Instance:
         again = self.stalled is not None
         if not again:
             self.stalled = error
-        if again or self._portions or self._sent.n > self.commits:
+        if again or self._writer.unanswered:
             self.owner.discard_broken(self, error)
             return
         try:
@@ -257,14 +257,14 @@ class Instance:
             self._commit(self._batch, max(microseconds(self.owner.world), self.last_time), open=True)
         else:
             self._busy = True
-            self.owner.pace.answered(self)
+            self._writer.settled()
             self.owner.bring_to_rest(self)
 
     def _recordable(self) -> list[Event]:
         """The batch up to the first event that no commit can hold: an open commit may end anywhere (L7)."""
         for n, event in enumerate(self._batch):
             try:
-                fits = split([event], self._largest_event) is not None
+                fits = split([event], self._writer.largest_event) is not None
             except Exception:  # noqa: BLE001 - what cannot be encoded; `stalled` says why
                 fits = False
             if not fits:
@@ -340,49 +340,22 @@ class Instance:
             return True
         return held.delivery.headers.get(MESSAGE_ID, "") in self.execution.state.seen_ids
 
+    @property
+    def commits(self) -> int:
+        """How many commits of this generation the ledger holds."""
+        return self._writer.number
+
     def _commit(self, batch: list[Event], now: int, open: bool) -> None:
         self._busy = True
-        self.owner.pace.sent(self)
-        id = self.owner.world.chance.id()
-        data = encode_commit(id, self.incarnation, self.revision, now, batch, open)
-        n = self.commits + 1
-        if len(data) > self.owner.world.limits.commit:
-            self._commit_in_portions(batch, now, open, len(data))
-            return
-        self._sent = Sent(n, data, id, self.revision)
-        self._append(self._answered)
+        fence = Fence(self.record.generation, self.incarnation, self.revision)
+        self._writer.write(batch, now, open=open, fence=fence)
 
-    def _commit_in_portions(self, batch: list[Event], now: int, open: bool, size: int) -> None:
-        """More than a message holds: several commits, all but the last open; effects begin after the last (L2)."""
-        portions = split(batch, self._largest_event)
-        if portions is None:
-            # One step asked for more than a message holds: what arrived is kept, and the reason.
-            limit = self.owner.world.limits.value
-            raise PayloadTooLargeError(f"what one step of {self.key!r} asks for", size, limit)
-        last = len(portions) - 1
-        self._portions = [(portion, now, open or n < last) for n, portion in enumerate(portions)]
-        self._commit(*self._portions.pop(0))
-
-    def _append(self, done: Callable[[WriteReply], None]) -> None:
-        sent = self._sent
-        self.owner.world.ledger.append(self.key, self.record.generation, sent.n, sent.data, sent.fence, done)
-
-    def _answered(self, reply: WriteReply) -> None:
-        if type(reply) is int:
-            self.bounded(self._committed)
-        elif not self.dropped:
-            self.spawn(self._settle_commit(reply))
-
-    def _committed(self) -> None:
-        self.commits = self._sent.n
-        if self._portions and not self.dropped:
-            self._commit(*self._portions.pop(0))
-            return
+    def committed(self) -> None:
+        """The turn is recorded: its effects may begin."""
         # First: what is recorded is not recorded again, whatever goes wrong from here on.
         batch, self._batch = self._batch, []
         self._confirm_carried()
         self._busy = False
-        self.owner.pace.answered(self)
         if self.dropped:
             return
         if showing.is_owed(self):
@@ -395,22 +368,28 @@ class Instance:
         for held in self._carried:
             held.commit = self.commits
         self._carried.clear()
-        self._tell_confirmed()
+        self._writer.settled()
+
+    def commit_refused(self) -> None:
+        """The memory is worthless: look at the record again (L3)."""
+        self.owner.discard(self)
+
+    def commit_too_large(self, reply: Refused) -> None:
+        """The server takes no commit of this size: the same again would be refused again, also by the next owner."""
+        self.stalled = PayloadError(
+            f"a commit of {self.key!r} is larger than this server takes: {reply.text}"
+        )
+        # Whoever forwarded one of them, or brings it again, is not to ack it (L5).
+        self.execution.unsee(self._batch)
+        self._batch = []
+        self._carried.clear()
+        self._busy = False
+        self._writer.settled()
+        self._settled()
 
     async def confirmed(self) -> bool:
         """Return when what the workflow code did so far is recorded; False when its memory was dropped before."""
-        last = self._sent.n + len(self._portions)
-        if self.commits < last and not self.dropped:
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._confirmed.append(waiter)
-            await waiter
-        return self.commits >= last
-
-    def _tell_confirmed(self) -> None:
-        for waiter in self._confirmed:
-            if not waiter.done():
-                waiter.set_result(None)
-        self._confirmed.clear()
+        return await self._writer.confirmed()
 
     def take_effect(self, batch: Sequence[Event]) -> None:
         """What `batch` asked for begins: it is committed, and the record says what it has to."""
@@ -500,7 +479,7 @@ class Instance:
         """At rest: the workflow code stays in memory, nobody may touch it before `wake_up`."""
         self.dropped = True
         self._early.clear()
-        self._tell_confirmed()
+        self._writer.close()
 
     def come_to_rest(self) -> None:
         """Answer the forwards that wait for the rest."""
@@ -512,57 +491,10 @@ class Instance:
         """Owned again, by compare-and-set on the very revision that our own rest produced (L4)."""
         self.record, self.revision, self.incarnation = record, revision, record.owner
         self.dropped = self._busy = False
+        self._writer.reopen()
         self.rested = asyncio.get_running_loop().create_future()
 
-    async def _settle_commit(self, reply: WriteReply) -> None:
-        """The commit has no plain success: send it again, unchanged, until the server says what it is (L3)."""
-        sent_before, pause = False, self.owner.tuning.seconds_between_resends
-        while not self.dropped:
-            if isinstance(reply, int):
-                self._committed()
-                return
-            if isinstance(reply, Refused):
-                if sent_before and reply.why is Refusal.EXISTS and await self._is_stored():
-                    self._committed()
-                elif not self.dropped:
-                    _log.warning("%r: commit %d was refused (%s)", self.key, self._sent.n, reply)
-                    if reply.why is Refusal.TOO_LARGE:
-                        self._cannot_commit(reply)
-                        return
-                    if reply.why in (Refusal.OTHER, Refusal.DENIED):
-                        # A full disk, say: whoever loads it anew does its activities again, so not in a hot loop.
-                        await asyncio.sleep(_AFTER_A_REFUSAL)
-                    self.owner.discard(self)
-                return
-            sent_before = True
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 2.0)
-            reply = await self._append_again()
-
-    def _cannot_commit(self, reply: Refused) -> None:
-        """The server takes no commit of this size: the same again would be refused again, also by whoever loads it."""
-        self.stalled = PayloadError(
-            f"a commit of {self.key!r} is larger than this server takes: {reply.text}"
-        )
-        self._sent = Sent(self.commits, b"", "", self.revision)
-        # Whoever forwarded one of them, or brings it again, is not to ack it (L5).
-        self.execution.state.unsee(self._batch)
-        self._batch, self._portions = [], []
-        self._carried.clear()
-        self._tell_confirmed()
-        self._busy = False
-        self.owner.pace.answered(self)
-        self._settled()
-
-    async def _append_again(self) -> WriteReply:
-        answer: asyncio.Future[WriteReply] = asyncio.get_running_loop().create_future()
-        self._append(lambda reply: None if answer.done() else answer.set_result(reply))
-        return await answer
-
-    async def _is_stored(self) -> bool:
-        n, id = self._sent.n, self._sent.id
-        stored = await read_commit(self.owner.world, self.key, self.record.generation, n)
-        return stored is not None and Commit.decode(stored).id == id
+        execution.state.announce = self._emitted.append
 
     # --- the end of the memory
 
@@ -580,10 +512,6 @@ class Instance:
         return quiet
 
     @property
-    def _largest_event(self) -> int:
-        return self.owner.world.limits.commit - _ENVELOPE_BYTES
-
-    @property
     def at_work(self) -> bool:
         """Whether something is under way that can end by itself: an attempt, a commit, a step."""
         return bool(self.effects.attempts or self._inbox or self._busy)
@@ -593,8 +521,7 @@ class Instance:
         if self.dropped:
             return
         self.dropped = True
-        self._tell_confirmed()
-        self.owner.pace.answered(self)
+        self._writer.close()
         self.close()
         self.held.give_back(pause)
         if not self.rested.done():
@@ -603,6 +530,7 @@ class Instance:
     def close(self) -> None:
         """Stop attempts and timers and close the workflow code, whatever that does."""
         try:
+            self._writer.detach()
             self.effects.stop()
             for handle in filter(None, (self._linger, self._patience)):
                 handle.cancel()

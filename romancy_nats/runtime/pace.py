@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from romancy_nats.runtime.instance import Instance
 
 MOST_UNANSWERED = 256
 """Enough to keep the server busy; beyond it instances only wait for one another, and their memory grows cold."""
 
 
 class Pace:
-    """The instances of one worker with a commit in flight. One in a long activity or at rest does not count."""
+    """The writers of commits with one in flight. An instance in a long activity or at rest does not count."""
 
     def __init__(self, has_room: Callable[[], None]) -> None:
         self._has_room = has_room
-        self._unanswered: set[Instance] = set()
+        self._unanswered: set[object] = set()
         self._full = False
 
     def room(self, starting: int) -> int:
@@ -27,12 +23,12 @@ class Pace:
         self._full = busy >= (MOST_UNANSWERED // 2 if self._full else MOST_UNANSWERED)
         return 0 if self._full else MOST_UNANSWERED - busy
 
-    def sent(self, instance: Instance) -> None:
+    def sent(self, writer: object) -> None:
         """It has a commit in flight."""
-        self._unanswered.add(instance)
+        self._unanswered.add(writer)
 
-    def answered(self, instance: Instance) -> None:
+    def answered(self, writer: object) -> None:
         """Its commit is answered, or nobody waits for that any more."""
-        self._unanswered.discard(instance)
+        self._unanswered.discard(writer)
         if self._full and len(self._unanswered) < MOST_UNANSWERED // 2:
             self._has_room()

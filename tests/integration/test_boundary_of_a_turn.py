@@ -14,7 +14,6 @@ from romancy_nats import WorkflowContext, WorkflowStalledError, activity, compen
 from romancy_nats.core.execution import Execution
 from romancy_nats.runtime import engine as engine_module
 from romancy_nats.runtime import host as host_module
-from romancy_nats.runtime import instance as instance_module
 from romancy_nats.runtime import showing
 from romancy_nats.runtime.effects import Effects
 from romancy_nats.runtime.instance import Instance
@@ -80,7 +79,6 @@ def _breaks(patch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
 PLACES: dict[str, tuple[Any, str]] = {
     "step": (Execution, "deliver"),
     "step and commit": (Instance, "_step"),
-    "commit": (Instance, "_commit_in_portions"),
     "commit answered": (Instance, "_confirm_carried"),
     "effects": (Effects, "carry_out"),
     "timer": (Effects, "arm"),
@@ -97,17 +95,11 @@ async def test_a_defect_stalls_its_instance_alone(
     place: Place, where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     owner, name = PLACES[where]
-    if where == "commit":
-        # Everything is too large for one message then.
-        monkeypatch.setattr(instance_module, "_ENVELOPE_BYTES", 10**9)
     _breaks(monkeypatch, owner, name)
     async with place.run(everything, neighbour, settings=place.settings(max_takeovers=2)) as client:
         beside = await client.start(neighbour, 50)
         handle = await client.start(everything.options(id=UNLUCKY))
         await handle.send("go", 1)
-        if where == "commit":
-            await until_status(handle, "failed")
-            return
         await until_status(handle, "stalled", within=20)
         with pytest.raises(WorkflowStalledError) as stalled:
             await handle.result(10)

@@ -14,6 +14,7 @@ from romancy_nats.runtime import intake as intake_module
 from romancy_nats.runtime import rest as rest_module
 from romancy_nats.runtime import showing as showing_module
 from romancy_nats.runtime.claims import Claims
+from romancy_nats.runtime.commits import CommitWriter
 from romancy_nats.runtime.effects import Effects
 from romancy_nats.runtime.engine import Engine
 from romancy_nats.runtime.host import Host
@@ -87,21 +88,21 @@ def refused_commit_counts(patch: Patch) -> None:
         while reply is None:
             await asyncio.sleep(0.05)
             reply = await self._append_again()
-        self._committed()
+        self._stored()
 
-    patch.setattr(Instance, "_settle_commit", settle)
+    patch.setattr(CommitWriter, "_settle", settle)
 
 
 def unanswered_counts_as_stored(patch: Patch) -> None:
-    settle = Instance._settle_commit
+    settle = CommitWriter._settle
 
     async def hopeful(self: Any, reply: Any) -> None:
         if reply is None:
-            self._committed()
+            self._stored()
         else:
             await settle(self, reply)
 
-    patch.setattr(Instance, "_settle_commit", hopeful)
+    patch.setattr(CommitWriter, "_settle", hopeful)
 
 
 def resent_under_another_number(patch: Patch) -> None:
@@ -109,8 +110,8 @@ def resent_under_another_number(patch: Patch) -> None:
         self._sent = self._sent._replace(n=self._sent.n + 1)
         return await again(self)
 
-    again = Instance._append_again
-    patch.setattr(Instance, "_append_again", next_number)
+    again = CommitWriter._append_again
+    patch.setattr(CommitWriter, "_append_again", next_number)
 
 
 def refused_record_counts_as_ours(patch: Patch) -> None:

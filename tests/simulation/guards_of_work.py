@@ -13,6 +13,7 @@ from romancy_nats.core.events import ActivityCompleted, ActivityFailed, TimerFir
 from romancy_nats.core.execution import Execution
 from romancy_nats.core.root import Root
 from romancy_nats.core.saga import Saga
+from romancy_nats.runtime import commits as commits_module
 from romancy_nats.runtime import instance as instance_module
 from romancy_nats.runtime.claims import Claims
 from romancy_nats.runtime.effects import Effects
@@ -179,7 +180,7 @@ def abandoned_goes_on(patch: Patch) -> None:
 
 
 def completion_recorded_twice(patch: Patch) -> None:
-    encode = instance_module.encode_commit
+    encode = commits_module.encode_commit
 
     def twice(id: str, incarnation: str, fence: int, time: int, events: Any, open: bool = False) -> bytes:
         doubled = [
@@ -189,7 +190,7 @@ def completion_recorded_twice(patch: Patch) -> None:
         ]
         return encode(id, incarnation, fence, time, doubled, open)
 
-    patch.setattr(instance_module, "encode_commit", twice)
+    patch.setattr(commits_module, "encode_commit", twice)
 
 
 def late_completion_counts(patch: Patch) -> None:
