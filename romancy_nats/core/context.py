@@ -292,14 +292,12 @@ class WorkflowContext:
         check_text(channel, "a channel")
         plain = as_plain(data, f"the message on {channel!r}", self._acting.max_value)
         target = InstanceKey(self.workflow_name if workflow is None else workflow, instance_id)
-        orders = self._acting.sent
-        order = orders[target] = orders.get(target, 0) + 1
+        state = self._acting
+        order = state.number_message(target)
         try:
             await self.run(sending.send_to, target.workflow, target.id, channel, plain, order)
         except Exception:
-            # Nobody is to wait for what was not sent.
-            if orders[target] == order:
-                orders[target] = order - 1
+            state.message_failed(target, order)
             raise
 
     def on_query(self, name: str, fn: Callable[..., object]) -> None:

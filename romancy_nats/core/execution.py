@@ -159,7 +159,8 @@ class Execution:
             if isinstance(event, WorkflowStarted | MessageEvent):
                 self._see(event)
             elif isinstance(event, Ending):
-                self.state.ending, ended = event, True
+                ended = True
+                self.state.ended(event)
                 self.state.activities.clear()
                 self.state.timers.clear()
                 self.owed.clear()
@@ -223,7 +224,7 @@ class Execution:
                 | WorkflowTerminated()
                 | WorkflowRecurred()
             ):
-                self.state.ending = recorded
+                self.state.ended(recorded)
             case (
                 ActivityAbandoned()
                 | TimerCancelled()

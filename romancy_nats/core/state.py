@@ -161,6 +161,16 @@ class WorkflowState:
         input = self._workflow.parameters.encode(args, kwargs)
         self.interruption.recur(fitting(input, f"the next input of {self.key!r}", self.max_value))
 
+    def number_message(self, target: InstanceKey) -> int:
+        """The number of a message to another instance: they are read in this order, from 1."""
+        order = self.sent[target] = self.sent.get(target, 0) + 1
+        return order
+
+    def message_failed(self, target: InstanceKey, order: int) -> None:
+        """A message was not sent: unless one came after it, the next has its number, so that no reader waits for it."""
+        if self.sent[target] == order:
+            self.sent[target] = order - 1
+
     def emit_value(self, value: object, *, durable: bool) -> None:
         """Workflow code tells something to whoever watches."""
         # Encoded in replay, too: what cannot be stored raises in both.
@@ -250,6 +260,10 @@ class WorkflowState:
             timer.cancel()
         self.drain_timers()
         self.emit(ending)
+        self.ending = ending
+
+    def ended(self, ending: Ending) -> None:
+        """It is recorded that it ended so: what the code asks for from here on goes nowhere."""
         self.ending = ending
 
     def terminate(self, reason: str) -> None:

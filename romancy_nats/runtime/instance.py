@@ -128,7 +128,7 @@ class Instance:
         """End an instance whose code cannot be run."""
         self._carried.append(held)
         self._batch = events
-        self.execution.state.ending = cast("Ending", events[-1])
+        self.execution.state.ended(cast("Ending", events[-1]))
         self.last_time = max(microseconds(self.owner.world), self.last_time)
         self.bounded(self._commit, self._batch, self.last_time, open=False)
 
