@@ -380,7 +380,7 @@ class Instance:
             f"a commit of {self.key!r} is larger than this server takes: {reply.text}"
         )
         # Whoever forwarded one of them, or brings it again, is not to ack it (L5).
-        self.execution.unsee(self._batch)
+        self.execution.state.unsee(self._batch)
         self._batch = []
         self._carried.clear()
         self._busy = False
@@ -493,8 +493,6 @@ class Instance:
         self.dropped = self._busy = False
         self._writer.reopen()
         self.rested = asyncio.get_running_loop().create_future()
-
-        execution.state.announce = self._emitted.append
 
     # --- the end of the memory
 
