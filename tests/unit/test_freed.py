@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from romancy_nats import Client, WorkflowContext, activity, workflow
+from romancy_nats import Client, MessageTimeoutError, WorkflowContext, activity, workflow
 from romancy_nats.core.definition import Workflow
 from romancy_nats.runtime.engine import Engine
 from romancy_nats.runtime.tuning import Tuning
@@ -44,6 +44,19 @@ async def sleeps(ctx: WorkflowContext) -> int:
         return await ctx.run(one)
 
 
+@workflow
+async def serves(ctx: WorkflowContext) -> int:
+    ctx.on_query("same", lambda: ctx.instance_id)
+    ctx.on_update("same", lambda: ctx.now())
+    ctx.register_compensation(one)
+    ctx.logger.info("serves")
+    try:
+        await ctx.receive("never", timeout=timedelta(seconds=1))
+    except MessageTimeoutError:
+        return await ctx.run(one)
+    return 0
+
+
 def _instances(engine: Engine) -> list[weakref.ref[object]]:
     return [
         weakref.ref(one)
@@ -72,7 +85,7 @@ async def _play(flow: Workflow[[], int]) -> None:
         await engine.drain()
 
 
-@pytest.mark.parametrize("flow", [completes, spawns, sleeps], ids=lambda flow: flow.name)
+@pytest.mark.parametrize("flow", [completes, spawns, sleeps, serves], ids=lambda flow: flow.name)
 def test_an_ended_instance_is_freed_at_once(flow: Workflow[[], int]) -> None:
     def main() -> Coroutine[Any, Any, None]:
         return _play(flow)
