@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, cast
 
 import typer
 
 from romancy_nats.cli.connected import connected, handle_of, run_async, target_of
 from romancy_nats.cli.inputs import read_input, read_value
-from romancy_nats.cli.options import AsJson, Id, Input, Namespace, Url, WorkflowName
+from romancy_nats.cli.options import AsJson, Id, Input, Namespace, Timeout, Url, WorkflowName
 from romancy_nats.cli.output import print_json, print_value
+from romancy_nats.client.session import Target
 from romancy_nats.core.plain import encode_plain
 from romancy_nats.core.shown import shown_value
 from romancy_nats.errors import ConfigurationError
@@ -106,6 +108,7 @@ def update(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The update, as the workflow calls it.")],
     input: Input = None,
     message_id: MessageId = None,
+    timeout: Timeout = None,
     workflow: WorkflowName = None,
     url: Url = None,
     namespace: Namespace = None,
@@ -116,10 +119,26 @@ def update(
 
     async def main() -> None:
         async with connected(url, namespace) as client:
-            result = await target_of(client, id, workflow).update(name, body, message_id)
+            result = await _in_time(target_of(client, id, workflow), name, body, message_id, timeout)
         _print(result, as_json=as_json)
 
     run_async(main)
+
+
+async def _in_time(
+    target: Target, name: str, body: bytes, message_id: str | None, timeout: float | None
+) -> bytes:
+    """The result of an update. Raises TimeoutError after `timeout` seconds, with what the instance does instead."""
+    limit = asyncio.timeout(timeout)
+    try:
+        async with limit:
+            return await target.update(name, body, message_id)
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        status = (await target.look()).record.status
+        text = f"update {name!r} of {target!r} is not answered within {timeout:g} s: the instance is {status}"
+        raise TimeoutError(f"{text}; the update stays with it") from error
 
 
 def _body(input: str | None) -> bytes:

@@ -404,6 +404,8 @@ def test_a_conversation(cli: Cli, worker: Process) -> None:
 def test_what_goes_wrong_in_a_conversation(cli: Cli, worker: Process) -> None:
     cli("start", "talk", "--id", "rude")
     assert "ZeroDivisionError" in cli.complaint("update", "rude", "say", "--input", '[""]', exit=1)
+    late = cli.complaint("update", "rude", "nobody answers", "--timeout", "0.5", exit=5)
+    assert "is not answered within 0.5 s: the instance is" in late
     assert "it knows: count, said" in cli.complaint("query", "rude", "nothing", exit=1)
     assert "--data is not JSON" in cli.complaint("send", "rude", "words", "--data", "x", exit=2)
     assert "--metadata is a JSON object" in cli.complaint("send", "rude", "words", "--metadata", "1", exit=2)
