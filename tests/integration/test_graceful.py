@@ -295,13 +295,14 @@ async def test_a_loop_blocked_past_the_lease_loses_its_instances_cleanly(crew: C
     flag = tmp_path / "flag"
     flag.touch()
     async with crew.place.client() as client:
-        first = await crew.start(lease_ttl=1)
-        handle = await client.start(blocking, 5.0, str(flag))
+        # On a busy machine the other worker may come late for a while, too.
+        first = await crew.start(lease_ttl=2)
+        handle = await client.start(blocking, 6.0, str(flag))
         await until(lambda: not flag.exists())
-        second = await crew.start(lease_ttl=1)
-        assert await handle.result(10) == [first.pid, second.pid, second.pid]
+        second = await crew.start(lease_ttl=2)
+        assert await handle.result(20) == [first.pid, second.pid, second.pid]
         # The zombie comes to, and its result counts for nothing.
-        await until(lambda: len(crew.lines("end", first.pid)) == 2)
+        await until(lambda: len(crew.lines("end", first.pid)) == 2, 20)
         await until(lambda: "is lost" in crew.told())
         recorded = await handle.result()
         owners = [commit.incarnation for commit in await handle.history()]

@@ -37,7 +37,7 @@ from tests.simulation.record import Ledgerbook, Record
 from tests.simulation.schedule import FAULTS, TUNING
 
 T = TypeVar("T")
-EXAMPLES = int(os.environ.get("ROMANCY_EXAMPLES", "500"))
+EXAMPLES = int(os.environ.get("ROMANCY_EXAMPLES", "250"))
 STEPS = 30
 VERSIONS = (interpreter, changed)
 IDS = st.sampled_from(["a", "b", "c"])

@@ -9,10 +9,15 @@ import gc
 import os
 from collections import Counter
 
+import pytest
+from _pytest.mark import ParameterSet
+
 from tests.simulation.races import RACES
 from tests.simulation.schedule import FAULTS, plan, run
 
 SCHEDULES = int(os.environ.get("ROMANCY_SCHEDULES", "20000"))
+SHORT = 10_000
+"""So many of them are in `make test`, which has twelve minutes; `make test-long` runs the others."""
 CHUNK = 1000
 FILES = 6
 MUST_FIRE = (*FAULTS, "late_write_landed", "sent_into_outage", "slow", "drain", "purged", "rival")
@@ -45,9 +50,10 @@ MUST_REACH = (
 )
 
 
-def chunks(file: int) -> range:
-    """The first seeds of the chunks of one test file."""
-    return range(file * CHUNK, SCHEDULES, FILES * CHUNK)
+def chunks(file: int) -> list[ParameterSet]:
+    """The first seeds of the chunks of one test file, those marked that only the long tests run."""
+    firsts = range(file * CHUNK, SCHEDULES, FILES * CHUNK)
+    return [pytest.param(first, marks=pytest.mark.long if first >= SHORT else ()) for first in firsts]
 
 
 def reproduce(seed: int) -> str:

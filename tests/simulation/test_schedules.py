@@ -133,8 +133,10 @@ def _sweep(program: str, replicas: int, workers: int, slot: int = 0, crash_at: i
 
 # A program that waits has many more boundaries: its share of the time is bounded by fewer settings.
 FEWER = {program: [(1, 2), (3, 2)] for program in ("waits", "skips", "carries over")}
+# And that of one of them is minutes, each.
+LONG = {"waits": [pytest.mark.long]}
 SWEEPS = [
-    (program, replicas, workers)
+    pytest.param(program, replicas, workers, marks=LONG.get(program, []))
     for program in PROGRAMS
     for replicas, workers in FEWER.get(program, [(1, 1), (1, 2), (3, 1), (3, 2)])
 ]
