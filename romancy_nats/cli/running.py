@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import sys
@@ -20,6 +19,7 @@ from romancy_nats.cli.exits import exit_code
 from romancy_nats.cli.inputs import read_input
 from romancy_nats.cli.instances import conclude
 from romancy_nats.cli.logs import Format, Level, LogLevel, set_up
+from romancy_nats.cli.loops import new_loop
 from romancy_nats.cli.options import AsJson, Input, Namespace, Target, Url, settings
 from romancy_nats.cli.output import note
 from romancy_nats.cli.process import Ending
@@ -177,7 +177,6 @@ def fix_hashes() -> None:
 
 def run_to_the_end(command: Callable[[], Awaitable[T]], ending: Ending) -> T | None:
     """Run an async command, on uvloop where that is installed; None if a signal ended it."""
-    fast = sys.platform != "win32" and importlib.util.find_spec("uvloop") is not None
-    result = anyio.run(ending.run, command, backend_options={"use_uvloop": fast})
+    result = anyio.run(ending.run, command, backend_options={"loop_factory": new_loop})
     ending.leave_if_asked()
     return result

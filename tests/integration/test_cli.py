@@ -46,6 +46,23 @@ async def boom() -> None:
 def environment(name: str) -> str:
     return os.environ.get(name, "")
 
+@activity
+async def leaves_behind(how: str) -> str:
+    async def leave() -> None:
+        raise SystemExit(3)
+
+    if how == "a task":
+        left.append(asyncio.get_running_loop().create_task(leave()))
+    else:
+        asyncio.get_running_loop().call_soon(exit, 3)
+    return how
+
+left = []
+
+@workflow
+async def careless(ctx: WorkflowContext, how: str) -> str:
+    return await ctx.run(leaves_behind, how)
+
 @workflow
 async def order(ctx: WorkflowContext, item: str, fail: bool = False, nap: float = 0.0) -> dict[str, object]:
     if VARIANT == "other":
@@ -73,7 +90,7 @@ async def talk(ctx: WorkflowContext) -> list[object]:
     await ctx.run(slow, 0.3)
     return said
 
-app = App("shop", workflows=[order, echo, talk])
+app = App("shop", workflows=[order, echo, talk, careless])
 not_an_app = 3
 """
 
@@ -434,6 +451,17 @@ def test_replay_of_a_file_an_id_and_stdin(cli: Cli, worker: Process) -> None:
     assert "shop.py:" in done.stderr
     (cli.directory / "bad.json").write_text("[]", encoding="utf-8")
     assert "a history is a JSON object" in cli.complaint("replay", "bad.json", "shop:app", exit=2)
+
+
+@pytest.mark.parametrize("how", ["a task", "a callback"])
+def test_what_an_activity_leaves_behind_does_not_end_the_worker(own: Cli, how: str) -> None:
+    with own.running("worker", "shop:app") as worker:
+        assert own.json("start", "careless", "--input", json.dumps([how]), "--wait")["result"] == how
+        until(lambda: "would have ended the worker" in worker.log)
+        assert own.json("start", "echo", "--input", "[1]", "--wait")["result"] == 1
+        assert "SystemExit: 3" in worker.log
+        assert worker.terminate() == 0
+    assert "drained" in worker.log
 
 
 # --- configuration
