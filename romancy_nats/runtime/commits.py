@@ -122,7 +122,6 @@ class CommitWriter:
 
     def _write_portion(self, fence: Fence) -> None:
         portion = self._portions.pop(0)
-        self._pace.sent(self)
         self._send(*self._encode(portion.events, portion.time, portion.open, fence), fence)
 
     def _encode(self, events: Sequence[Event], time: int, open: bool, fence: Fence) -> tuple[bytes, str]:

@@ -66,39 +66,20 @@ class _Handle(asyncio.Handle):
         self._repr = None
 
 
-def _nothing() -> None:
-    """What a cancelled timer would call."""
-
-
-class _TimerHandle(asyncio.TimerHandle):
-    """The same for timers."""
-
-    _source_traceback = None
-    _when: float
+class _TimerHandle(_Handle, asyncio.TimerHandle):
+    """The same for timers, which are scheduled from the first."""
 
     def __init__(
         self,
         when: float,
         callback: Callable[..., object],
         args: tuple[Any, ...],
-        loop: VirtualTimeLoop,
+        loop: asyncio.AbstractEventLoop,
         context: Any,
     ) -> None:
+        super().__init__(callback, args, loop, context)
         self._when = when
-        self._context = copy_context() if context is None else context
-        self._loop = loop
-        self._callback = callback
-        self._args = args
-        self._cancelled = False
-        self._repr = None
         self._scheduled = True
-
-    def cancel(self) -> None:
-        if not self._cancelled:
-            self._cancelled = True
-            self._callback, self._args = _nothing, ()
-            if self._scheduled:
-                self._loop.cancelled_timers += 1
 
 
 class VirtualTimeLoop(asyncio.BaseEventLoop):
@@ -110,6 +91,7 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
     # What BaseEventLoop keeps its handles in; their types are not in the stubs.
     _ready: Any
     _scheduled: Any
+    _timer_cancelled_count: int
     _stopping: bool
 
     def __init__(self, seed: int | None = None, *, start: float = 0.0, keep_order: bool = False) -> None:
@@ -120,8 +102,6 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         self._rounds = 0
         self._tasks_made = 0
         self._timers_made = 0
-        self.cancelled_timers = 0
-        """Those that are still scheduled."""
         self._threads = 0
         self._called_from_thread = threading.Event()
         self._frozen: dict[object, list[Any]] = {}
@@ -282,23 +262,23 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
             handle = heapq.heappop(scheduled)[2]
             handle._scheduled = False
             if handle._cancelled:
-                self.cancelled_timers -= 1
+                self._timer_cancelled_count -= 1
             else:
                 self._ready.append(handle)
 
     def _drop_cancelled(self) -> None:
         scheduled = self._scheduled
-        if self.cancelled_timers > _COMPACT_FROM and self.cancelled_timers * 2 > len(scheduled):
+        if self._timer_cancelled_count > _COMPACT_FROM and self._timer_cancelled_count * 2 > len(scheduled):
             for _, _, handle in scheduled:
                 if handle._cancelled:
                     handle._scheduled = False
             # In place: callers hold the list.
             scheduled[:] = [entry for entry in scheduled if not entry[2]._cancelled]
             heapq.heapify(scheduled)
-            self.cancelled_timers = 0
+            self._timer_cancelled_count = 0
         while scheduled and scheduled[0][2]._cancelled:
             heapq.heappop(scheduled)[2]._scheduled = False
-            self.cancelled_timers -= 1
+            self._timer_cancelled_count -= 1
 
     def _tasks(self) -> str:
         return "".join(f"\n  waiting: {line}" for line in _describe(asyncio.all_tasks(self)))
